@@ -1,0 +1,60 @@
+# `make help` lists what there is. Needs Python 3.11 or newer, and make.
+PYTHON ?= python3
+BIN := .venv/bin
+STUBS := client/python
+STAMP := .venv/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help install lock gen gen-check format lint test bench demo run clean
+
+help: ## list what there is
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+
+install: $(STAMP) ## install everything into .venv
+
+$(STAMP): requirements/dev.txt vault/pyproject.toml client/python/pyproject.toml
+	@echo "installing into .venv (first time: about a minute)"
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; set PYTHON=…")'
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e client/python -e vault
+	@touch $@
+
+lock: ## resolve dependencies anew into requirements/dev.txt
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate \
+	  --no-emit-package tokenvault --group pyproject.toml:dev vault/pyproject.toml client/python/pyproject.toml \
+	  --no-emit-package pip --no-emit-package setuptools --custom-compile-command "make lock" -o requirements/dev.txt
+
+gen: $(STAMP) ## generate the stubs from proto/
+	@$(BIN)/python -m tests.tools.generate $(STUBS)
+
+gen-check: $(STAMP) ## fail when the committed stubs are stale
+	@$(BIN)/python -m tests.tools.generate --check $(STUBS)
+
+format: $(STAMP) ## format code and proto
+	$(BIN)/ruff format
+	$(BIN)/ruff check --fix
+	$(BIN)/buf format -w proto
+
+lint: $(STAMP) ## ruff, mypy strict, import contracts, buf
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/buf format --diff --exit-code proto
+	$(BIN)/buf lint proto
+
+test: $(STAMP) ## run the tests
+	$(BIN)/pytest
+
+bench: $(STAMP) ## server CPU per GetToken against an empty echo, as a ratio
+	$(BIN)/python -m tests.bench
+
+demo: $(STAMP) ## play the main job through for real, step by step
+	@$(BIN)/python -m tests.demo
+
+run: $(STAMP) ## keep a sidecar and an authorization server up, and print how to call them
+	@$(BIN)/python -m tests.demo --keep
+
+clean: ## remove what was built and installed
+	rm -rf .venv build

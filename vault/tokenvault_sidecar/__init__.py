@@ -1,0 +1,1 @@
+"""The token vault sidecar: keeps delegated tokens safe and fresh, for only who may have them."""

@@ -1,0 +1,155 @@
+"""The things the vault is about. Times are seconds since the epoch, spans seconds."""
+
+import hmac
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+
+class Secret:
+    """A value no log, error or repr shows. Opening one is visible in the code: `.reveal()`."""
+
+    __slots__ = ("_value",)
+
+    def __init__(self, value: str) -> None:
+        self._value = value
+
+    def reveal(self) -> str:
+        return self._value
+
+    def __repr__(self) -> str:
+        return "Secret(***)"
+
+    __str__ = __repr__
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Secret):
+            return NotImplemented
+        return hmac.compare_digest(self._value.encode(), other._value.encode())
+
+    __hash__ = None  # type: ignore[assignment]  # a secret is no key
+
+    def __reduce__(self) -> tuple[object, ...]:
+        raise TypeError("a Secret is not pickled: seal it")
+
+
+class ContextKind(StrEnum):
+    """Whose tokens: a consumer's, or one conversation's."""
+
+    CONSUMER = "consumer"
+    CONVERSATION = "conversation"
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """A consumer id or a conversation id, within a brand. The id is personal data: not in the repr."""
+
+    kind: ContextKind
+    id: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class TokenSet:
+    """What one answer of the authorization server gave (RFC 6749 section 5.1).
+
+    `version` names it: opaque, changes with every new set. `expires_at` None
+    means the server did not say: use the token until it is rejected.
+    """
+
+    version: str
+    access_token: Secret
+    token_type: str
+    scopes: tuple[str, ...]
+    issued_at: float
+    expires_at: float | None
+    refresh_token: Secret | None = None
+    id_token: Secret | None = None
+    id_token_expires_at: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """How long a consumer grant may be renewed: an absolute end, and an idle limit from the last use."""
+
+    absolute_end: float
+    idle: float
+    last_used_at: float
+
+    @property
+    def ends_at(self) -> float:
+        return min(self.absolute_end, self.last_used_at + self.idle)
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """What a completed delegation leaves.
+
+    `family` names the delegation all its token sets descend from: two sets of
+    one family share a refresh token lineage at the authorization server.
+    A consumer grant has a `session`; a conversation grant has `ends_at`, no
+    refresh token, no id token and no subject.
+    """
+
+    brand: str
+    kind: ContextKind
+    family: str
+    tokens: TokenSet
+    subject: str | None = field(default=None, repr=False)
+    session: Session | None = None
+    ends_at: float | None = None
+
+    @property
+    def life_ends_at(self) -> float | None:
+        """When the grant is over whatever its token says; None: never by itself."""
+        return self.session.ends_at if self.session else self.ends_at
+
+    @property
+    def usable_until(self) -> float | None:
+        """When the access token must not be served any more; None: unknown."""
+        ends = [t for t in (self.tokens.expires_at, self.life_ends_at) if t is not None]
+        return min(ends, default=None)
+
+
+@dataclass(frozen=True, slots=True)
+class Delegation:
+    """A pending challenge, from StartDelegation to CompleteDelegation."""
+
+    id: str
+    brand: str
+    context: Context
+    caller: str
+    redirect_uri: str
+    scopes: tuple[str, ...]
+    nonce: Secret
+    code_verifier: Secret
+    expires_at: float
+    expected_subject: str | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class ContextSettings:
+    """A brand's settings for one kind of context; the brand lacks the kind where it has none.
+
+    `scopes` are asked for by default; `allowed_scopes` is all a caller may ask
+    for. Consumer: `session_absolute` and `session_idle`. Conversation:
+    `max_lifetime`, the longest an access token is kept.
+    """
+
+    scopes: tuple[str, ...]
+    allowed_scopes: frozenset[str]
+    session_absolute: float = 0.0
+    session_idle: float = 0.0
+    max_lifetime: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Brand:
+    """A configured tenant: one OAuth client registration at the brand's authorization server."""
+
+    id: str
+    redirect_uris: tuple[str, ...]
+    contexts: Mapping[ContextKind, ContextSettings]
+    delegation_lifetime: float = 600.0
+    renewal_margin: float = 60.0
+    authorization_parameters: Mapping[str, str] = field(default_factory=dict)
+    allowed_parameters: frozenset[str] = frozenset()

@@ -1,0 +1,84 @@
+"""Who may do what: caller × RPC × brand × context kind × scopes, as data. No entry means no."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+
+from tokenvault_sidecar.core.errors import PolicyDenied, UnknownCaller
+from tokenvault_sidecar.core.model import ContextKind
+
+
+class Rpc(StrEnum):
+    """The service's RPCs, by their names in the proto."""
+
+    START_DELEGATION = "StartDelegation"
+    COMPLETE_DELEGATION = "CompleteDelegation"
+    GET_TOKEN = "GetToken"  # noqa: S105 an RPC's name
+    INVALIDATE = "Invalidate"
+
+
+@dataclass(frozen=True, slots=True)
+class Allow:
+    """One entry: everything in it is allowed together. `brands` and `scopes` None mean any."""
+
+    rpcs: frozenset[Rpc]
+    brands: frozenset[str] | None
+    contexts: frozenset[ContextKind]
+    scopes: frozenset[str] | None = None
+    id_token: bool = False
+    keeps_session_alive: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """An authenticated workload: a name for logs, its certificate identities, and what it may do."""
+
+    name: str
+    identities: frozenset[str]
+    allows: tuple[Allow, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """What a caller wants to do. `brand` and `kind` are None where the RPC does not say them."""
+
+    rpc: Rpc
+    brand: str | None = None
+    kind: ContextKind | None = None
+    scopes: tuple[str, ...] = ()
+    id_token: bool = False
+
+
+class Policy:
+    """The configured callers, looked up by certificate identity."""
+
+    def __init__(self, callers: Iterable[Caller]) -> None:
+        self._by_identity: Mapping[str, Caller] = {i: caller for caller in callers for i in caller.identities}
+
+    def caller(self, identity: str) -> Caller:
+        """The caller of this identity. Raises UnknownCaller."""
+        try:
+            return self._by_identity[identity]
+        except KeyError:
+            raise UnknownCaller(
+                f"no configured caller has the certificate identity {identity!r}: "
+                "add it under [callers] or present another certificate"
+            ) from None
+
+    @staticmethod
+    def check(caller: Caller, call: Call) -> Allow:
+        """The first entry that allows all of the call. Raises PolicyDenied."""
+        for allow in caller.allows:
+            if _allows(allow, call):
+                return allow
+        raise PolicyDenied(f"the policy of caller {caller.name!r} does not allow this {call.rpc.value}")
+
+
+def _allows(allow: Allow, call: Call) -> bool:
+    return (
+        call.rpc in allow.rpcs
+        and (call.brand is None or allow.brands is None or call.brand in allow.brands)
+        and (call.kind is None or call.kind in allow.contexts)
+        and (allow.scopes is None or allow.scopes.issuperset(call.scopes))
+        and (allow.id_token or not call.id_token)
+    )

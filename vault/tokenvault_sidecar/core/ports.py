@@ -1,0 +1,226 @@
+"""What the core asks of the world. Adapters implement these; tests/fakes has stateful fakes.
+
+Stores see sealed records only: their plain columns are what queries need.
+Times are seconds since the epoch, spans seconds.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from tokenvault_sidecar.core.model import ContextKind, Secret
+
+Clock = Callable[[], float]
+"""The time now, in seconds since the epoch. Read once per request."""
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """How renewing a row's token version stands.
+
+    `leased`: somebody is redeeming its refresh token now, by the store's own
+    clock. `unanswered`: redemptions begun of which no answer is known, the
+    one under way included. `failures` in a row; not again before `retry_at`;
+    `reason` is the last failure's.
+    """
+
+    leased: bool = False
+    unanswered: int = 0
+    failures: int = 0
+    retry_at: float | None = None
+    reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class GrantRow:
+    """A grant as a store holds it. `key` is the blind row key, 32 bytes."""
+
+    key: bytes
+    brand: str
+    kind: ContextKind
+    version: str
+    sealed: bytes = field(repr=False)
+    purge_at: float
+    renew_at: float | None = None
+    attempt: Attempt = Attempt()
+
+
+@dataclass(frozen=True, slots=True)
+class DelegationRow:
+    """A pending delegation; `key` is its state's hash, `context_key` its context's row key."""
+
+    key: bytes
+    context_key: bytes
+    brand: str
+    kind: ContextKind
+    expires_at: float
+    sealed: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class RevocationRow:
+    """A token waiting to be revoked (RFC 7009). `id` is random; `tries` so far; not before `due_at`."""
+
+    id: str
+    brand: str
+    due_at: float
+    give_up_at: float
+    sealed: bytes = field(repr=False)
+    tries: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class WrappedKey:
+    """A key in the store, wrapped by the KEK (RFC 3394). `purpose` is "data" or "index"."""
+
+    id: str
+    purpose: str
+    kek: str
+    wrapped: bytes = field(repr=False)
+    created_at: float
+
+
+class Store(Protocol):
+    """Where rows live. What a method has returned from is durable.
+
+    Every method raises StoreUnavailable where the store cannot be read or
+    written, and has then changed nothing.
+    """
+
+    async def get_grant(self, key: bytes) -> GrantRow | None:
+        """The row, or None."""
+
+    async def put_grant(self, row: GrantRow, *, replaces: str | None, owner: str | None = None) -> bool:
+        """Write the row, and drop any lease: it replaces the row of token version `replaces`.
+
+        `replaces` None: only where no row is there. With `owner`: only while
+        that lease is still the row's. The row's own version may be the old
+        one. `row.attempt.leased` is not written. False: not the row that was
+        expected, nothing written.
+        """
+
+    async def touch_grant(self, row: GrantRow) -> bool:
+        """Write `sealed`, `purge_at` and `renew_at` where the version still is this; attempt and lease stay.
+
+        False: not that version, nothing written.
+        """
+
+    async def forget_context(
+        self, key: bytes, *, version: str | None, revocations: Sequence[RevocationRow] = ()
+    ) -> bool:
+        """In one transaction: delete the grant, void the context's delegations, queue the revocations.
+
+        `version` None: only where no grant is there (delegations are voided).
+        False: not the version that was expected, nothing written.
+        """
+
+    async def acquire_lease(
+        self, key: bytes, *, version: str, unanswered: int, owner: str, seconds: float
+    ) -> bool:
+        """Lease the row for `seconds` of the store's own clock, and count one more unanswered.
+
+        `owner` names this one lease. False where the row is leased, gone, of
+        another version, or its attempt no longer has this many `unanswered`.
+        """
+
+    async def release_lease(self, key: bytes, *, owner: str, attempt: Attempt) -> bool:
+        """End this lease and write the attempt's other fields. False where it is the row's lease no more."""
+
+    async def due_grants(self, now: float, *, brand: str, limit: int) -> Sequence[GrantRow]:
+        """Rows of the brand to renew: `renew_at` and `retry_at` past, not leased; soonest due first."""
+
+    async def ended_grants(self, now: float, *, limit: int) -> Sequence[GrantRow]:
+        """Rows whose `purge_at` is past; soonest first."""
+
+    async def put_delegation(self, row: DelegationRow) -> None:
+        """Keep a pending delegation."""
+
+    async def get_delegation(self, key: bytes) -> DelegationRow | None:
+        """The row, or None."""
+
+    async def take_delegation(self, key: bytes) -> bool:
+        """Delete the row. True for exactly one of all who take it."""
+
+    async def purge_delegations(self, now: float) -> int:
+        """Delete the rows that expired before `now`; how many."""
+
+    async def add_revocations(self, rows: Sequence[RevocationRow]) -> None:
+        """Queue tokens for revocation."""
+
+    async def due_revocations(self, now: float, *, limit: int) -> Sequence[RevocationRow]:
+        """Rows whose `due_at` is past; soonest first."""
+
+    async def postpone_revocation(self, row_id: str, *, tries: int, due_at: float) -> bool:
+        """Write `tries` and `due_at` where the row has one try less: True for exactly one who does so."""
+
+    async def drop_revocation(self, row_id: str) -> None:
+        """Delete the row, if it is there."""
+
+    async def get_keys(self) -> Sequence[WrappedKey]:
+        """All keys, oldest first."""
+
+    async def add_keys(self, keys: Sequence[WrappedKey], *, first: bool) -> bool:
+        """Add keys, all or none. With `first`: only where the store has none yet; False where it has."""
+
+    async def close(self) -> None:
+        """Commit what is under way and let go of the file or server."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServerFacts:
+    """What an authorization server says of itself (RFC 8414, RFC 9207), or its configuration does."""
+
+    issuer: str
+    sends_iss: bool
+    revokes: bool
+
+
+@dataclass(frozen=True, slots=True)
+class AuthorizationRequest:
+    """What the consumer's browser takes to the authorization endpoint (RFC 6749 section 4.1.1, RFC 7636)."""
+
+    redirect_uri: str
+    scopes: tuple[str, ...]
+    state: Secret
+    nonce: Secret
+    code_challenge: str
+    parameters: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class IdClaims:
+    """What a verified id token says."""
+
+    subject: str
+    expires_at: float
+
+
+TokenAnswer = Mapping[str, object]
+"""The JSON object of a 200 from the token endpoint, not looked at yet. Full of secrets: never logged."""
+
+
+class AuthorizationServer(Protocol):
+    """A brand's OAuth 2.0 server, as this client sees it.
+
+    Raises ServerUnavailable (did not act: asking again is safe), AnswerLost
+    (may have acted), ServerMisconfigured, and where said InvalidGrant. No
+    call takes longer than its deadline, in seconds.
+    """
+
+    async def prepare(self) -> ServerFacts:
+        """Have the metadata and signing keys at hand, fetched where not cached."""
+
+    async def authorization_url(self, request: AuthorizationRequest) -> str:
+        """The link for the consumer's browser."""
+
+    async def exchange(self, code: Secret, *, redirect_uri: str, code_verifier: Secret) -> TokenAnswer:
+        """Redeem an authorization code (RFC 6749 section 4.1.3). Raises InvalidGrant where it is refused."""
+
+    async def refresh(self, refresh_token: Secret) -> TokenAnswer:
+        """Redeem a refresh token (RFC 6749 section 6). Raises InvalidGrant where it is refused."""
+
+    async def revoke(self, token: Secret, *, hint: str) -> None:
+        """Revoke a token (RFC 7009); `hint` is "access_token" or "refresh_token"."""
+
+    async def verify_id_token(self, id_token: Secret, *, nonce: Secret | None, now: float) -> IdClaims:
+        """Verify an id token (OpenID Connect Core 3.1.3.7, 12.2). Raises InvalidIdToken."""
