@@ -14,6 +14,13 @@ Clock = Callable[[], float]
 """The time now, in seconds since the epoch. Read once per request."""
 
 
+class Events(Protocol):
+    """Where the core tells what it did, for logs and metrics. Facts are never secrets or ids of people."""
+
+    def __call__(self, event: str, /, **facts: str | int | float) -> None:
+        """Note that `event` happened. Must not raise."""
+
+
 @dataclass(frozen=True, slots=True)
 class Attempt:
     """How renewing a row's token version stands.
@@ -206,6 +213,10 @@ class AuthorizationServer(Protocol):
     (may have acted), ServerMisconfigured, and where said InvalidGrant. No
     call takes longer than its deadline, in seconds.
     """
+
+    @property
+    def facts(self) -> ServerFacts | None:
+        """What is known of the server without asking it; None before the first `prepare`."""
 
     async def prepare(self) -> ServerFacts:
         """Have the metadata and signing keys at hand, fetched where not cached."""

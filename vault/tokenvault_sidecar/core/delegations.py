@@ -1,0 +1,354 @@
+"""Challenging a consumer: the use-cases StartDelegation and CompleteDelegation."""
+
+import asyncio
+import base64
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+
+from tokenvault_sidecar.core import responses
+from tokenvault_sidecar.core.errors import (
+    AnswerLost,
+    AuthorizationDenied,
+    CodeRejected,
+    DelegationFailed,
+    InvalidGrant,
+    InvalidIdToken,
+    InvalidRequest,
+    IssuerMismatch,
+    ServerMisconfigured,
+    ServerUnavailable,
+    StateNotFound,
+    SubjectMismatch,
+    VaultError,
+)
+from tokenvault_sidecar.core.model import (
+    Brand,
+    Context,
+    ContextKind,
+    Delegation,
+    Grant,
+    Secret,
+    Session,
+    TokenSet,
+)
+from tokenvault_sidecar.core.ports import (
+    AuthorizationRequest,
+    AuthorizationServer,
+    DelegationRow,
+    ServerFacts,
+    TokenAnswer,
+)
+from tokenvault_sidecar.core.revocation import Revoker
+from tokenvault_sidecar.core.vault import Vault
+
+OPENID = "openid"
+
+_REGISTERED_ERRORS = frozenset(
+    {
+        # RFC 6749 section 4.1.2.1
+        "invalid_request",
+        "unauthorized_client",
+        "access_denied",
+        "unsupported_response_type",
+        "invalid_scope",
+        "server_error",
+        "temporarily_unavailable",
+        # OpenID Connect Core section 3.1.2.6
+        "interaction_required",
+        "login_required",
+        "account_selection_required",
+        "consent_required",
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class DelegationRequest:
+    """What StartDelegation asks for. No scopes, no redirect URI: the brand's own."""
+
+    brand: str
+    context: Context
+    caller: str
+    scopes: tuple[str, ...] = ()
+    redirect_uri: str | None = None
+    expected_subject: str | None = None
+    parameters: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Challenge:
+    """A link for the consumer's browser. It holds the state, so it is a secret of theirs."""
+
+    delegation_id: str
+    authorization_url: Secret
+    expires_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class AuthorizationResponse:
+    """What came back to the redirect URI (RFC 6749 section 4.1.2): a code or an error."""
+
+    state: Secret
+    code: Secret | None = None
+    iss: str | None = None
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Delegated:
+    """What the consumer has delegated."""
+
+    brand: str
+    context: Context
+    scopes: tuple[str, ...]
+    subject: str | None
+    access_token_expires_at: float | None
+    session_ends_at: float | None
+
+
+class Delegations:
+    """Pending challenges, from their start to the grant they leave."""
+
+    def __init__(self, vault: Vault, revoker: Revoker) -> None:
+        self._vault = vault
+        self._revoker = revoker
+
+    async def start(self, request: DelegationRequest) -> Challenge:
+        """A new challenge.
+
+        Raises InvalidRequest, ServerUnavailable, ServerMisconfigured, StoreUnavailable.
+        """
+        brand = self._vault.brand(request.brand, request.context.kind)
+        delegation = Delegation(
+            id=self._vault.new_id(),
+            brand=brand.id,
+            context=request.context,
+            caller=request.caller,
+            redirect_uri=_redirect_uri(brand, request),
+            scopes=_scopes(brand, request),
+            nonce=Secret(self._vault.new_secret()),
+            code_verifier=Secret(self._vault.new_secret()),
+            expires_at=self._vault.clock() + brand.delegation_lifetime,
+            expected_subject=request.expected_subject,
+        )
+        state = Secret(self._vault.new_secret())
+        authorization = AuthorizationRequest(
+            redirect_uri=delegation.redirect_uri,
+            scopes=delegation.scopes,
+            state=state,
+            nonce=delegation.nonce,
+            code_challenge=code_challenge(delegation.code_verifier),
+            parameters=_parameters(brand, request),
+        )
+        server = self._vault.servers[brand.id]
+        await server.prepare()
+        url = await server.authorization_url(authorization)
+        await self._vault.store.put_delegation(self._vault.sealer.seal_delegation(state, delegation))
+        return Challenge(delegation.id, Secret(url), delegation.expires_at)
+
+    async def complete(
+        self,
+        response: AuthorizationResponse,
+        *,
+        caller: str,
+        permit: Callable[[str, ContextKind], None],
+    ) -> Delegated:
+        """Use up the state, exchange the code, keep the tokens. A caller that goes away leaves it to go on.
+
+        `permit` is asked with the delegation's brand and kind, and raises
+        PolicyDenied. Raises DelegationFailed in all its kinds,
+        ServerUnavailable, ServerMisconfigured, StoreUnavailable: then nothing
+        is stored. After ServerUnavailable the same response may be tried
+        again, but where the code may have been used up (AnswerLost).
+        """
+        task = self._vault.background.spawn(self._complete(response, caller, permit), "delegation")
+        return await asyncio.shield(task)
+
+    async def _complete(
+        self, response: AuthorizationResponse, caller: str, permit: Callable[[str, ContextKind], None]
+    ) -> Delegated:
+        row = await self._vault.store.get_delegation(self._vault.sealer.state_key(response.state))
+        if row is None:
+            raise _state_not_found()
+        delegation = self._vault.sealer.open_delegation(row)
+        brand = self._vault.brands.get(delegation.brand)
+        if brand is None or delegation.caller != caller or delegation.expires_at <= self._vault.clock():
+            raise _state_not_found()
+        permit(delegation.brand, delegation.context.kind)
+        self._vault.brand(brand.id, delegation.context.kind)
+        server = self._vault.servers[brand.id]
+        facts = await server.prepare()
+        if not await self._vault.store.take_delegation(row.key):
+            raise _state_not_found()
+        try:
+            delegated = await self._redeem(response, delegation, row, brand, server, facts)
+        except VaultError as error:
+            self._vault.events("delegation", brand=brand.id, outcome=error.reason.value.lower())
+            raise
+        self._vault.events("delegation", brand=brand.id, outcome="completed")
+        return delegated
+
+    async def _redeem(
+        self,
+        response: AuthorizationResponse,
+        delegation: Delegation,
+        row: DelegationRow,
+        brand: Brand,
+        server: AuthorizationServer,
+        facts: ServerFacts,
+    ) -> Delegated:
+        _check_issuer(brand, facts, response.iss)
+        if response.code is None:
+            raise _denied(brand, response.error)
+        answer = await self._exchange(response.code, delegation, row, server)
+        try:
+            tokens = responses.read_exchange(
+                answer, version=self._vault.new_id(), scopes=delegation.scopes, now=self._vault.clock()
+            )
+        except responses.UnusableAnswer as unusable:
+            raise CodeRejected(
+                f"the token response of brand {brand.id!r} is not usable: {unusable}; nothing was stored"
+            ) from None
+        if delegation.context.kind is ContextKind.CONVERSATION:
+            grant = self._conversation_grant(brand, tokens)
+        else:
+            grant = await self._consumer_grant(brand, delegation, tokens, server)
+        await self._keep(row.context_key, grant, brand)
+        return Delegated(
+            brand=brand.id,
+            context=delegation.context,
+            scopes=grant.tokens.scopes,
+            subject=grant.subject,
+            access_token_expires_at=grant.tokens.expires_at,
+            session_ends_at=grant.session.ends_at if grant.session else None,
+        )
+
+    async def _exchange(
+        self, code: Secret, delegation: Delegation, row: DelegationRow, server: AuthorizationServer
+    ) -> TokenAnswer:
+        try:
+            return await server.exchange(
+                code, redirect_uri=delegation.redirect_uri, code_verifier=delegation.code_verifier
+            )
+        except InvalidGrant:
+            raise CodeRejected(
+                f"the authorization server of brand {delegation.brand!r} refused the code: "
+                "it is wrong, used or expired; start a new delegation"
+            ) from None
+        except AnswerLost:
+            raise
+        except ServerUnavailable:
+            await self._vault.store.put_delegation(row)  # the code was not used: the caller may try again
+            raise
+
+    def _conversation_grant(self, brand: Brand, tokens: TokenSet) -> Grant:
+        """The access token alone: the refresh token is ignored, and so is the id token."""
+        lifetime = brand.contexts[ContextKind.CONVERSATION].max_lifetime
+        return Grant(
+            brand=brand.id,
+            kind=ContextKind.CONVERSATION,
+            family=self._vault.new_id(),
+            tokens=replace(tokens, refresh_token=None, id_token=None),
+            ends_at=tokens.issued_at + lifetime,
+        )
+
+    async def _consumer_grant(
+        self, brand: Brand, delegation: Delegation, tokens: TokenSet, server: AuthorizationServer
+    ) -> Grant:
+        settings = brand.contexts[ContextKind.CONSUMER]
+        now = tokens.issued_at
+        grant = Grant(
+            brand=brand.id,
+            kind=ContextKind.CONSUMER,
+            family=self._vault.new_id(),
+            tokens=tokens,
+            session=Session(now + settings.session_absolute, settings.session_idle, now),
+        )
+        if OPENID not in delegation.scopes:
+            return replace(grant, tokens=replace(tokens, id_token=None))
+        try:
+            if tokens.id_token is None:
+                raise InvalidIdToken(f"brand {brand.id!r} sent no id token although openid was asked for")
+            claims = await server.verify_id_token(tokens.id_token, nonce=delegation.nonce, now=now)
+            if delegation.expected_subject not in (None, claims.subject):
+                raise SubjectMismatch(
+                    f"somebody else than expected logged in to brand {brand.id!r}: nothing was stored"
+                )
+        except (DelegationFailed, ServerUnavailable, ServerMisconfigured):
+            await self._revoker.queue(grant, refresh_token=True)
+            raise
+        return replace(
+            grant,
+            subject=claims.subject,
+            tokens=replace(tokens, id_token_expires_at=claims.expires_at),
+        )
+
+    async def _keep(self, key: bytes, grant: Grant, brand: Brand) -> None:
+        """Store the grant in place of the context's former one, of the same person only."""
+        new = self._vault.row(key, grant)
+        while True:
+            stored = await self._vault.grant(key)
+            if stored and stored[1].subject not in (None, grant.subject):
+                await self._revoker.queue(grant, refresh_token=True)
+                raise SubjectMismatch(
+                    f"another subject of brand {brand.id!r} logged in than the consumer's grant is for: "
+                    "nothing was stored; Invalidate the consumer first if the change is meant"
+                )
+            if await self._vault.store.put_grant(new, replaces=stored[0].version if stored else None):
+                return
+
+
+def code_challenge(verifier: Secret) -> str:
+    """The S256 code challenge (RFC 7636 section 4.2)."""
+    digest = hashlib.sha256(verifier.reveal().encode("ascii")).digest()
+    return base64.urlsafe_b64encode(digest).rstrip(b"=").decode()
+
+
+def _redirect_uri(brand: Brand, request: DelegationRequest) -> str:
+    wanted = request.redirect_uri or brand.redirect_uris[0]
+    if wanted not in brand.redirect_uris:
+        raise InvalidRequest("redirect_uri", f"is not one of the registered ones of brand {brand.id!r}")
+    return wanted
+
+
+def _scopes(brand: Brand, request: DelegationRequest) -> tuple[str, ...]:
+    settings = brand.contexts[request.context.kind]
+    scopes = request.scopes or settings.scopes
+    unknown = [s for s in scopes if s not in settings.allowed_scopes]
+    if unknown:
+        raise InvalidRequest(
+            "scopes",
+            f"brand {brand.id!r} is not configured with {' '.join(unknown)} for {request.context.kind}s",
+        )
+    if request.expected_subject is not None and OPENID not in scopes:
+        raise InvalidRequest("expected_subject", "needs the scope openid: without it no subject is told")
+    return scopes
+
+
+def _parameters(brand: Brand, request: DelegationRequest) -> dict[str, str]:
+    foreign = sorted(request.parameters.keys() - brand.allowed_parameters)
+    if foreign:
+        raise InvalidRequest(
+            "authorization_parameters", f"brand {brand.id!r} does not allow {', '.join(foreign)}"
+        )
+    return {**brand.authorization_parameters, **request.parameters}
+
+
+def _check_issuer(brand: Brand, facts: ServerFacts, iss: str | None) -> None:
+    """RFC 9207 section 2.4: checked when sent, required where the server says it sends it."""
+    if iss is None and facts.sends_iss:
+        raise IssuerMismatch(f"the authorization response for brand {brand.id!r} lacks the iss it must have")
+    if iss is not None and iss != facts.issuer:
+        raise IssuerMismatch(f"the authorization response for brand {brand.id!r} came from another issuer")
+
+
+def _denied(brand: Brand, error: str | None) -> AuthorizationDenied:
+    name = error if error in _REGISTERED_ERRORS else "an unregistered error"
+    return AuthorizationDenied(
+        f"brand {brand.id!r} answered {name}: the consumer declined, or may not delegate"
+    )
+
+
+def _state_not_found() -> StateNotFound:
+    return StateNotFound("the state is unknown, used, expired, or another caller's: start a new delegation")

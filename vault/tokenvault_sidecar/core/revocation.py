@@ -1,0 +1,107 @@
+"""Revocation (RFC 7009): forget first, durably, then have the tokens revoked from a queue that survives."""
+
+import asyncio
+
+from tokenvault_sidecar.core import lifecycle
+from tokenvault_sidecar.core.errors import ServerMisconfigured, ServerUnavailable, StoreUnavailable
+from tokenvault_sidecar.core.model import Grant, Secret
+from tokenvault_sidecar.core.ports import RevocationRow
+from tokenvault_sidecar.core.vault import Vault
+
+GIVE_UP_AFTER = 86400.0
+"""Seconds after which a revocation that never succeeds is dropped, and said so."""
+
+BATCH = 50
+"""Revocations tried at once."""
+
+LONGEST_TRY = 60.0
+"""Seconds for which a claimed revocation is nobody else's to try."""
+
+
+class Revoker:
+    """Queues tokens for revocation and works the queue off."""
+
+    def __init__(self, vault: Vault) -> None:
+        self._vault = vault
+
+    async def forget(self, key: bytes, grant: Grant) -> bool:
+        """Delete the grant, void its context's delegations and queue its tokens: one transaction.
+
+        False where the row is of another token version by now: nothing changed.
+        """
+        forgotten = await self._vault.store.forget_context(
+            key, version=grant.tokens.version, revocations=self._rows(grant, refresh_token=True)
+        )
+        if forgotten:
+            self.work_soon()
+        return forgotten
+
+    async def queue(self, grant: Grant, *, refresh_token: bool) -> None:
+        """Queue the tokens of a grant that is in no row."""
+        await self._vault.store.add_revocations(self._rows(grant, refresh_token=refresh_token))
+        self.work_soon()
+
+    def work_soon(self) -> None:
+        """Try what is due, in the background."""
+        self._vault.background.spawn(self._work_quietly(), "revocation")
+
+    async def work(self) -> int:
+        """Try one batch of what is due; how many were tried."""
+        now = self._vault.clock()
+        rows = await self._vault.store.due_revocations(now, limit=BATCH)
+        await asyncio.gather(*(self._try(row, now) for row in rows))
+        return len(rows)
+
+    async def _work_quietly(self) -> None:
+        try:
+            await self.work()
+        except StoreUnavailable:
+            self._vault.events("revocation_waits", reason="STORE_UNAVAILABLE")
+
+    async def _try(self, row: RevocationRow, now: float) -> None:
+        # claimed by pushing it out: a peer, or a crash, finds it due again later
+        wait = lifecycle.backoff(row.tries, self._vault.jitter())
+        claimed = await self._vault.store.postpone_revocation(
+            row.id, tries=row.tries + 1, due_at=now + LONGEST_TRY + wait
+        )
+        if not claimed:
+            return
+        server = self._vault.servers.get(row.brand)
+        try:
+            if server is None:
+                raise ServerMisconfigured(f"brand {row.brand!r} is no longer configured")
+            token, hint = self._vault.sealer.open_revocation(row)
+            await server.prepare()
+            await server.revoke(token, hint=hint)
+        except (ServerUnavailable, ServerMisconfigured, StoreUnavailable) as error:
+            if now < row.give_up_at:
+                self._vault.events(
+                    "revocation_waits", brand=row.brand, reason=error.reason.value, tries=row.tries + 1
+                )
+                return
+            self._vault.events(
+                "revocation_given_up", brand=row.brand, reason=error.reason.value, tries=row.tries + 1
+            )
+        else:
+            self._vault.events("revocation", brand=row.brand, hint=hint)
+        await self._vault.store.drop_revocation(row.id)
+
+    def _rows(self, grant: Grant, *, refresh_token: bool) -> list[RevocationRow]:
+        """Refresh token first: it is the one that lasts."""
+        now, tokens = self._vault.clock(), grant.tokens
+        waiting: list[tuple[Secret, str]] = []
+        if refresh_token and tokens.refresh_token is not None:
+            waiting.append((tokens.refresh_token, "refresh_token"))
+        if tokens.expires_at is None or tokens.expires_at > now:
+            waiting.append((tokens.access_token, "access_token"))
+        return [self._row(grant.brand, token, hint, now) for token, hint in waiting]
+
+    def _row(self, brand: str, token: Secret, hint: str, now: float) -> RevocationRow:
+        row_id = self._vault.new_id()
+        return RevocationRow(
+            id=row_id,
+            brand=brand,
+            due_at=now,
+            give_up_at=now + GIVE_UP_AFTER,
+            sealed=self._vault.sealer.seal_revocation(row_id, brand, token, hint),
+        )

@@ -1,0 +1,206 @@
+"""Sealing records and blinding row keys: what a store sees is opaque, bound to its place, and names no one.
+
+A record is AES-256-GCM under a data key, with a random 96-bit nonce (NIST SP
+800-38D: at most 2^32 records a key; a new data key is made long before). The
+associated data binds table, row key, brand, kind and token version, so a row
+moved, or put back after its version changed, does not open. Row keys are
+HMAC-SHA-256, so that a stolen file cannot be searched for a consumer.
+"""
+
+import hmac
+import json
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from tokenvault_sidecar.core.errors import StoreUnavailable
+from tokenvault_sidecar.core.model import Context, ContextKind, Delegation, Grant, Secret, Session, TokenSet
+from tokenvault_sidecar.core.ports import DelegationRow, GrantRow, RevocationRow
+
+_FORMAT = b"\x01"
+_NONCE = 12
+
+
+class Keyring:
+    """The opened keys: one index key, and data keys by id, of which the `active` one seals."""
+
+    def __init__(self, *, index_key: bytes, data_keys: Mapping[str, bytes], active: str) -> None:
+        self.index_key = index_key
+        self.active = active
+        self._ciphers = {name: AESGCM(key) for name, key in data_keys.items()}
+        self._head = self._header(active)
+
+    def __repr__(self) -> str:
+        return f"Keyring(active={self.active!r}, data_keys={sorted(self._ciphers)!r})"
+
+    @staticmethod
+    def _header(name: str) -> bytes:
+        raw = name.encode()
+        return _FORMAT + bytes([len(raw)]) + raw
+
+    def seal(self, plain: bytes, bound_to: bytes) -> bytes:
+        nonce = os.urandom(_NONCE)
+        return self._head + nonce + self._ciphers[self.active].encrypt(nonce, plain, bound_to)
+
+    def open(self, sealed: bytes, bound_to: bytes) -> bytes:
+        """Raises KeyError for a data key that is not here, InvalidTag for a record that is not authentic."""
+        if sealed[:1] != _FORMAT:
+            raise InvalidTag
+        end = 2 + sealed[1]
+        cipher = self._ciphers[sealed[2:end].decode("ascii", "replace")]
+        return cipher.decrypt(sealed[end : end + _NONCE], sealed[end + _NONCE :], bound_to)
+
+
+class Sealer:
+    """Turns the core's objects into a store's rows and back."""
+
+    def __init__(self, keyring: Keyring) -> None:
+        self._keyring = keyring
+
+    def context_key(self, brand: str, context: Context) -> bytes:
+        """The row key of a grant: 32 bytes, blind."""
+        return self._blind("grant", brand, context.kind.value, context.id)
+
+    def state_key(self, state: Secret) -> bytes:
+        """The row key of a pending delegation: its state's hash, 32 bytes."""
+        return self._blind("delegation", state.reveal())
+
+    def seal_grant(self, key: bytes, grant: Grant) -> bytes:
+        tokens, session = grant.tokens, grant.session
+        record = {
+            "f": grant.family,
+            "a": tokens.access_token.reveal(),
+            "t": tokens.token_type,
+            "s": " ".join(tokens.scopes),
+            "i": tokens.issued_at,
+            "e": tokens.expires_at,
+            "r": _reveal(tokens.refresh_token),
+            "d": _reveal(tokens.id_token),
+            "de": tokens.id_token_expires_at,
+            "sub": grant.subject,
+            "ses": session and [session.absolute_end, session.idle, session.last_used_at],
+            "end": grant.ends_at,
+        }
+        return self._seal(record, "grants", key, grant.brand, grant.kind, tokens.version)
+
+    def open_grant(self, row: GrantRow) -> Grant:
+        """Raises StoreUnavailable for a row that is not authentic or whose data key is gone."""
+        r = self._open(row.sealed, "grants", row.key, row.brand, row.kind, row.version)
+        return Grant(
+            brand=row.brand,
+            kind=row.kind,
+            family=r["f"],
+            tokens=TokenSet(
+                version=row.version,
+                access_token=Secret(r["a"]),
+                token_type=r["t"],
+                scopes=tuple(r["s"].split()),
+                issued_at=r["i"],
+                expires_at=r["e"],
+                refresh_token=_secret(r["r"]),
+                id_token=_secret(r["d"]),
+                id_token_expires_at=r["de"],
+            ),
+            subject=r["sub"],
+            session=Session(*r["ses"]) if r["ses"] else None,
+            ends_at=r["end"],
+        )
+
+    def seal_delegation(self, state: Secret, delegation: Delegation) -> DelegationRow:
+        key, context = self.state_key(state), delegation.context
+        record = {
+            "id": delegation.id,
+            "ctx": context.id,
+            "c": delegation.caller,
+            "u": delegation.redirect_uri,
+            "s": " ".join(delegation.scopes),
+            "n": delegation.nonce.reveal(),
+            "v": delegation.code_verifier.reveal(),
+            "e": delegation.expires_at,
+            "sub": delegation.expected_subject,
+        }
+        return DelegationRow(
+            key=key,
+            context_key=self.context_key(delegation.brand, context),
+            brand=delegation.brand,
+            kind=context.kind,
+            expires_at=delegation.expires_at,
+            sealed=self._seal(record, "delegations", key, delegation.brand, context.kind, ""),
+        )
+
+    def open_delegation(self, row: DelegationRow) -> Delegation:
+        """Raises StoreUnavailable, as `open_grant`."""
+        r = self._open(row.sealed, "delegations", row.key, row.brand, row.kind, "")
+        return Delegation(
+            id=r["id"],
+            brand=row.brand,
+            context=Context(row.kind, r["ctx"]),
+            caller=r["c"],
+            redirect_uri=r["u"],
+            scopes=tuple(r["s"].split()),
+            nonce=Secret(r["n"]),
+            code_verifier=Secret(r["v"]),
+            expires_at=r["e"],
+            expected_subject=r["sub"],
+        )
+
+    def seal_revocation(self, row_id: str, brand: str, token: Secret, hint: str) -> bytes:
+        return self._seal({"t": token.reveal(), "h": hint}, "revocations", row_id.encode(), brand, "", "")
+
+    def open_revocation(self, row: RevocationRow) -> tuple[Secret, str]:
+        """The token and its type hint. Raises StoreUnavailable, as `open_grant`."""
+        r = self._open(row.sealed, "revocations", row.id.encode(), row.brand, "", "")
+        return Secret(r["t"]), r["h"]
+
+    def _blind(self, *parts: str) -> bytes:
+        return hmac.digest(self._keyring.index_key, _join(*(p.encode() for p in parts)), "sha256")
+
+    def _seal(
+        self,
+        record: Mapping[str, object],
+        table: str,
+        key: bytes,
+        brand: str,
+        kind: ContextKind | str,
+        version: str,
+    ) -> bytes:
+        plain = json.dumps(record, separators=(",", ":"), ensure_ascii=False).encode()
+        return self._keyring.seal(plain, _bound(table, key, brand, kind, version))
+
+    def _open(
+        self, sealed: bytes, table: str, key: bytes, brand: str, kind: ContextKind | str, version: str
+    ) -> dict[str, Any]:
+        try:
+            plain = self._keyring.open(sealed, _bound(table, key, brand, kind, version))
+        except KeyError:
+            raise StoreUnavailable(
+                f"a row of {table} of brand {brand!r} is sealed by a data key this store does not have: "
+                "restore the keys table, or invalidate the context"
+            ) from None
+        except (InvalidTag, ValueError, IndexError):
+            raise StoreUnavailable(
+                f"a row of {table} of brand {brand!r} is not authentic: it was changed or moved; "
+                "restore the file from a backup, or invalidate the context"
+            ) from None
+        opened: dict[str, Any] = json.loads(plain)
+        return opened
+
+
+def _bound(table: str, key: bytes, brand: str, kind: ContextKind | str, version: str) -> bytes:
+    return _join(table.encode(), key, brand.encode(), kind.encode(), version.encode())
+
+
+def _join(*parts: bytes) -> bytes:
+    """Length-prefixed, so that no two lists of parts join to the same bytes."""
+    return b"".join(len(p).to_bytes(4) + p for p in parts)
+
+
+def _reveal(secret: Secret | None) -> str | None:
+    return secret.reveal() if secret else None
+
+
+def _secret(value: str | None) -> Secret | None:
+    return Secret(value) if value is not None else None

@@ -1,0 +1,60 @@
+"""What every use-case works with: the ports, the brands, the sealer, and sources of chance."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from tokenvault_sidecar.core import lifecycle
+from tokenvault_sidecar.core.background import Background
+from tokenvault_sidecar.core.errors import InvalidRequest
+from tokenvault_sidecar.core.model import Brand, Context, ContextKind, Grant
+from tokenvault_sidecar.core.ports import AuthorizationServer, Clock, Events, GrantRow, Store
+from tokenvault_sidecar.core.sealing import Sealer
+
+
+@dataclass(slots=True)
+class Vault:
+    """`new_id` names things, `new_secret` makes unguessable values of 256 bits, `jitter` is in [0, 1)."""
+
+    store: Store
+    sealer: Sealer
+    brands: Mapping[str, Brand]
+    servers: Mapping[str, AuthorizationServer]
+    clock: Clock
+    events: Events
+    background: Background
+    new_id: Callable[[], str]
+    new_secret: Callable[[], str]
+    jitter: Callable[[], float]
+
+    def brand(self, brand_id: str, kind: ContextKind | None = None) -> Brand:
+        """The brand, with this kind of context switched on where one is given. Raises InvalidRequest."""
+        brand = self.brands.get(brand_id)
+        if brand is None:
+            raise InvalidRequest("brand_id", f"brand {brand_id!r} is not configured")
+        if kind is not None and kind not in brand.contexts:
+            raise InvalidRequest("context", f"brand {brand_id!r} has {kind} contexts switched off")
+        return brand
+
+    def context_key(self, brand_id: str, context: Context) -> bytes:
+        """The blind row key of a context's grant."""
+        return self.sealer.context_key(brand_id, context)
+
+    async def grant(self, key: bytes) -> tuple[GrantRow, Grant] | None:
+        """The stored grant, opened, or None. Raises StoreUnavailable."""
+        row = await self.store.get_grant(key)
+        return (row, self.sealer.open_grant(row)) if row else None
+
+    def row(self, key: bytes, grant: Grant) -> GrantRow:
+        """The row of a grant, its due times computed; never due for a brand that is no longer configured."""
+        brand = self.brands.get(grant.brand)
+        return GrantRow(
+            key=key,
+            brand=grant.brand,
+            kind=grant.kind,
+            version=grant.tokens.version,
+            sealed=self.sealer.seal_grant(key, grant),
+            purge_at=lifecycle.purge_at(grant),
+            renew_at=lifecycle.renew_at(grant, margin=brand.renewal_margin, jitter=self.jitter())
+            if brand
+            else None,
+        )
