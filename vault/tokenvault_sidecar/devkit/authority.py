@@ -1,4 +1,4 @@
-"""What a developer needs to start: a small certificate authority of one's own. Not for production."""
+"""A small certificate authority of one's own. Not for production."""
 
 import ipaddress
 from collections.abc import Sequence

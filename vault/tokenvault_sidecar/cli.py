@@ -1,0 +1,84 @@
+"""The `tokenvault` command."""
+
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from typing import NoReturn
+
+import click
+
+from tokenvault_sidecar import devkit
+from tokenvault_sidecar.config import Config, ConfigError, describe, load_config
+
+_CONFIG_ERROR = 2
+_FILE = click.Path(path_type=Path)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(version("tokenvault-sidecar"), package_name="tokenvault-sidecar")
+def main() -> None:
+    """Keeps delegated OAuth 2.0 tokens safe and fresh, and hands them only to who may have them."""
+
+
+@main.command()
+@click.argument("directory", metavar="DIR", type=_FILE)
+def init(directory: Path) -> None:
+    """Make what a developer needs to start: certificates, a key and a commented configuration in DIR."""
+    try:
+        made = devkit.init(directory)
+    except devkit.AlreadyThere as there:
+        _fail("these files are there already, and nothing was changed:", *(f"  {p}" for p in there.paths))
+    except devkit.CannotWrite as problem:
+        _fail(f"{problem}; nothing was made")
+    config = made[-1]
+    click.echo("\n".join([*(f"made {path}" for path in made), "", "Next:"]))
+    click.echo(f"  1. Read {config} and point its brand at your authorization server.")
+    click.echo(f"  2. Put this client's secret there into {directory / 'client-secret'}.")
+    click.echo(f"  3. tokenvault check-config {config}")
+    click.echo(f"  4. tokenvault serve --config {config}")
+
+
+@main.command("check-config")
+@click.argument("file", metavar="FILE", type=_FILE)
+def check_config(file: Path) -> None:
+    """Check the configuration FILE and say what was understood."""
+    # Here, not at the top, as in `serve`: what brings gRPC is slow to import.
+    from tokenvault_sidecar.api.tls import TlsFiles, TlsFilesInvalid, server_credentials
+
+    config = _load(file)
+    try:
+        server_credentials(
+            TlsFiles(
+                config.server.certificate_file,
+                config.server.private_key_file.path,
+                config.server.client_ca_file,
+            )
+        )
+    except TlsFilesInvalid as problem:
+        _fail(f"{file}: server: {problem}")
+    click.echo(f"{file} is in order.\n\n{describe(config)}")
+    for warning in config.warnings:
+        click.echo(f"warning: {warning}", err=True)
+
+
+@main.command()
+@click.option("--config", "file", metavar="FILE", required=True, type=_FILE, help="The configuration.")
+def serve(file: Path) -> None:
+    """Run the sidecar until it is told to stop (SIGTERM or SIGINT)."""
+    config = _load(file)
+    from tokenvault_sidecar import app
+
+    sys.exit(app.run(config))
+
+
+def _load(file: Path) -> Config:
+    try:
+        return load_config(file)
+    except ConfigError as error:
+        _fail(*map(str, error.problems))
+
+
+def _fail(*lines: str) -> NoReturn:
+    for line in lines:
+        click.echo(line, err=True)
+    sys.exit(_CONFIG_ERROR)

@@ -1,0 +1,117 @@
+"""From a file to a Config, or to all that is wrong with it."""
+
+import json
+import tomllib
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
+
+from tokenvault_sidecar.config.checks import check
+from tokenvault_sidecar.config.problems import REJECTED, ConfigError, Problem, dotted, nearest
+from tokenvault_sidecar.config.schema import Config
+from tokenvault_sidecar.config.tables import Table, is_list, is_named, table_of
+
+_WRONG_KIND = {
+    "string_type": "must be a string",
+    "bool_type": "must be true or false",
+    "tuple_type": "must be a list",
+    "dict_type": "must be a table",
+    "model_type": "must be a table",
+    "too_short": "must not be empty",
+    "string_too_short": "must not be empty",
+}
+
+
+def load_config(path: Path) -> Config:
+    """Read and check the file, and the files it names. Raises ConfigError."""
+    found: Iterable[Problem]
+    document = _read(path)
+    try:
+        config = Config.model_validate(document, context=path.parent)
+    except ValidationError as error:
+        # Of an error only place and kind are taken: its text may hold what was in the file.
+        found = [_problem(path, detail) for detail in error.errors(include_url=False, include_input=False)]
+    else:
+        found = [Problem(path, dotted(key), what, remedy) for key, what, remedy in check(config)]
+        if not found:
+            return config
+    raise ConfigError(found)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        problem = Problem(path, "", "there is no such file", "make one with `tokenvault init DIR`")
+    except (OSError, UnicodeDecodeError):
+        problem = Problem(path, "", "the file cannot be read", "make it a readable text file in UTF-8")
+    except tomllib.TOMLDecodeError as error:
+        problem = Problem(path, "", f"not TOML: {_place(error)}", "mend that line; strings stand in quotes")
+    raise ConfigError([problem])
+
+
+def _place(error: tomllib.TOMLDecodeError) -> str:
+    """Where the error is; what it says of the line's content stays out."""
+    _, _, place = str(error).rpartition("(at ")
+    return place.rstrip(")")
+
+
+def _problem(path: Path, error: ErrorDetails) -> Problem:
+    loc, kind = error["loc"], error["type"]
+    if loc[-1] == "[key]":
+        loc = loc[:-1]
+    table, field = _locate(loc)
+    key = dotted(loc)
+    if kind == REJECTED:
+        return Problem(path, key, error["ctx"]["what"], error["ctx"]["remedy"])
+    if kind == "extra_forbidden":
+        return Problem(path, key, "is not a known key", nearest(str(loc[-1]), table.model_fields))
+    remedy = _example(loc, field)
+    if kind == "missing":
+        return Problem(path, key, "is missing", remedy)
+    if kind in ("literal_error", "enum"):
+        return Problem(path, key, "is not one of the known values", f"use {error['ctx']['expected']}")
+    return Problem(path, key, _WRONG_KIND.get(kind, "is not usable"), remedy)
+
+
+def _locate(loc: tuple[str | int, ...]) -> tuple[type[Table], FieldInfo | None]:
+    """The table an error is in, and its field."""
+    table: type[Table] = Config
+    field: FieldInfo | None = None
+    parts: Iterator[str | int] = iter(loc)
+    for part in parts:
+        field = table.model_fields.get(str(part))
+        if field is None:
+            break
+        inner = table_of(field.annotation)
+        if inner is None:
+            break
+        if (is_named(field) or is_list(field)) and next(parts, None) is None:
+            break
+        table = inner
+    return table, field
+
+
+def _example(loc: tuple[str | int, ...], field: FieldInfo | None) -> str:
+    if field is None or not field.examples:
+        name = dotted(part for part in loc if isinstance(part, str))
+        return f"see [{name}] in docs/configuration.md"
+    return f"write it like this: {_key_of(loc)} = {to_toml(field.examples[0])}"
+
+
+def _key_of(loc: tuple[str | int, ...]) -> str:
+    return next(str(part) for part in reversed(loc) if isinstance(part, str))
+
+
+def to_toml(value: Any) -> str:
+    """A key's value as TOML has it on one line."""
+    if isinstance(value, dict):
+        return "{ " + ", ".join(f"{dotted([k])} = {to_toml(v)}" for k, v in value.items()) + " }"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(map(to_toml, value)) + "]"
+    # JSON's strings, numbers and booleans are TOML's too.
+    return json.dumps(value, ensure_ascii=False)

@@ -1,0 +1,146 @@
+"""The whole configuration file, as a table of tables."""
+
+from collections.abc import Iterator
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from tokenvault_sidecar.config.brands import BrandTable
+from tokenvault_sidecar.config.callers import CallerTable
+from tokenvault_sidecar.config.files import File, KekFilePath, OutputPath, PrivateFile, PrivateFilePath
+from tokenvault_sidecar.config.problems import dotted
+from tokenvault_sidecar.config.tables import Table
+from tokenvault_sidecar.config.values import Distinct, Duration, Flag, ListenAddress, Name, parse_duration
+from tokenvault_sidecar.core.model import Brand
+from tokenvault_sidecar.core.policy import Caller
+
+
+class ServerTable(Table):
+    """Where the vault is called: always by mutual TLS, on TCP and on unix sockets."""
+
+    listen: Annotated[tuple[ListenAddress, ...], Distinct] = Field(
+        description='Addresses: "host:port" (port 0: any free one) or "unix:/path".',
+        min_length=1,
+        examples=[["127.0.0.1:7443", "unix:/run/tokenvault/vault.sock"]],
+    )
+    certificate_file: File = Field(
+        description="PEM file of the server's certificate chain, its own first. Read anew when it changes.",
+        examples=["server.pem"],
+    )
+    private_key_file: PrivateFilePath = Field(
+        description="PEM file of that certificate's private key, without passphrase.",
+        examples=["server.key.pem"],
+    )
+    client_ca_file: File = Field(
+        description="PEM file of the authorities whose client certificates are let in.",
+        examples=["ca.pem"],
+    )
+    drain_timeout: Duration = Field(
+        default=parse_duration("30s"),
+        description="How long calls under way may take to end when stopping.",
+        examples=["30s"],
+    )
+    connection_max_age: Duration = Field(
+        default=parse_duration("1h"),
+        description="When a connection is asked to close, so that none outlives its certificates for long.",
+        examples=["1h"],
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="The least that is logged.", examples=["warning"]
+    )
+    log_format: Literal["json", "console"] = Field(
+        default="json", description="One JSON object a line, or text for people.", examples=["console"]
+    )
+
+
+class StoreTable(Table):
+    """Where grants are kept, sealed."""
+
+    path: OutputPath = Field(
+        description="The SQLite file; made where it is missing.", examples=["/var/lib/tokenvault/vault.db"]
+    )
+
+
+class KeysTable(Table):
+    """What seals them."""
+
+    kek_file: KekFilePath = Field(
+        description="File with the key-encryption key: 32 random bytes in base64. Without it what is stored "
+        "cannot be read.",
+        examples=["kek"],
+    )
+
+
+class RenewalTable(Table):
+    """How consumers' access tokens are renewed."""
+
+    margin: Duration = Field(
+        default=parse_duration("60s"),
+        description="How long before its end an access token is renewed; less for short-lived ones.",
+        examples=["60s"],
+    )
+    redemption_deadline: Duration = Field(
+        default=parse_duration("10s"),
+        description="The longest one request to an authorization server may take.",
+        examples=["10s"],
+    )
+    lease: Duration = Field(
+        default=parse_duration("30s"),
+        description="How long one process holds a grant to renew it. Longer than `redemption_deadline`.",
+        examples=["30s"],
+    )
+
+
+class HousekeepingTable(Table):
+    """What is over is deleted."""
+
+    interval: Duration = Field(
+        default=parse_duration("1m"), description="How often that is done.", examples=["1m"]
+    )
+
+
+class Config(Table):
+    """A configuration that was checked as a whole.
+
+    Durations are seconds, paths absolute or relative to the working
+    directory, secrets read. `warnings` are sentences for the operator.
+    """
+
+    development: Flag = Field(
+        default=False, description="Allows http to loopback addresses. Not for production.", examples=[True]
+    )
+    server: ServerTable
+    store: StoreTable
+    keys: KeysTable
+    renewal: RenewalTable = RenewalTable()
+    housekeeping: HousekeepingTable = HousekeepingTable()
+    brands: dict[Name, BrandTable] = Field(min_length=1)
+    callers: dict[Name, CallerTable] = Field(min_length=1)
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What works but should not stay so."""
+        return tuple(
+            f"{key}: {file.path} can be read or written by others (mode {file.mode:04o}): "
+            "make it its owner's only, with chmod 600"
+            for key, file in self._private_files()
+            if file.exposed
+        )
+
+    def to_brands(self) -> tuple[Brand, ...]:
+        """What the core knows of the brands."""
+        return tuple(
+            table.to_brand(brand, renewal_margin=self.renewal.margin) for brand, table in self.brands.items()
+        )
+
+    def to_callers(self) -> tuple[Caller, ...]:
+        """What the core knows of the callers."""
+        return tuple(table.to_caller(name) for name, table in self.callers.items())
+
+    def _private_files(self) -> Iterator[tuple[str, PrivateFile]]:
+        yield "server.private_key_file", self.server.private_key_file
+        yield "keys.kek_file", self.keys.kek_file
+        for brand, table in self.brands.items():
+            for key in ("client_secret_file", "private_key_file"):
+                if file := getattr(table, key):
+                    yield dotted(("brands", brand, key)), file
