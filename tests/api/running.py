@@ -1,0 +1,179 @@
+"""A real server with real TLS around the fake use-cases, and callers of it."""
+
+from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import grpc
+from google.rpc import error_details_pb2  # type: ignore[import-untyped]  # typed, but unmarked
+from grpc_status import rpc_status
+
+from tests.fakes.usecases import FakeDelegations, FakeTokens
+from tokenvault.v1 import token_vault_pb2 as pb
+from tokenvault.v1.token_vault_pb2_grpc import TokenVaultStub
+from tokenvault_sidecar.api.guard import Guard
+from tokenvault_sidecar.api.server import build_server
+from tokenvault_sidecar.api.servicer import Servicer
+from tokenvault_sidecar.api.tls import TlsFiles
+from tokenvault_sidecar.core.model import ContextKind
+from tokenvault_sidecar.core.policy import Allow, Caller, Policy, Rpc
+from tokenvault_sidecar.devkit import DevelopmentCA, Issued
+
+BOT = "spiffe://platform.example/bot"
+SERVICE = "orders.acme.example"
+DEADLINE = 20.0
+
+CALLERS = (
+    Caller(
+        "bot",
+        frozenset({BOT}),
+        (
+            Allow(
+                rpcs=frozenset(Rpc),
+                brands=frozenset({"acme"}),
+                contexts=frozenset(ContextKind),
+                id_token=True,
+                keeps_session_alive=True,
+            ),
+        ),
+    ),
+    Caller(
+        "orders",
+        frozenset({SERVICE}),
+        (
+            Allow(
+                rpcs=frozenset({Rpc.GET_TOKEN}),
+                brands=frozenset({"acme"}),
+                contexts=frozenset({ContextKind.CONSUMER}),
+                scopes=frozenset({"openid", "orders"}),
+            ),
+        ),
+    ),
+)
+
+
+@dataclass
+class Pki:
+    """The server's files, and client certificates of the CA it trusts."""
+
+    ca: DevelopmentCA
+    files: TlsFiles
+    bot: Issued = field(init=False)
+    service: Issued = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.bot = self.ca.issue(name="bot", uris=[BOT])
+        self.service = self.ca.issue(name="orders", dns=[SERVICE])
+
+    @classmethod
+    def create(cls, folder: Path) -> "Pki":
+        pki = cls(
+            DevelopmentCA.create("test CA"),
+            TlsFiles(folder / "server.pem", folder / "server-key.pem", folder / "client-ca.pem"),
+        )
+        pki.files.client_ca.write_bytes(pki.ca.certificate_pem)
+        pki.renew_server()
+        return pki
+
+    def renew_server(self, ca: DevelopmentCA | None = None) -> None:
+        """A new server certificate in place of the one there is."""
+        server = (ca or self.ca).issue(name="vault", dns=["localhost"], ips=["127.0.0.1"])
+        self.files.certificate.write_bytes(server.certificate_pem)
+        self.files.private_key.write_bytes(server.private_key_pem)
+
+
+@dataclass
+class Running:
+    """A started server and its use-cases."""
+
+    pki: Pki
+    tokens: FakeTokens
+    delegations: FakeDelegations
+    addresses: tuple[str, ...] = ()
+
+    @asynccontextmanager
+    async def channel(
+        self,
+        client: Issued | None,
+        *,
+        address: str | None = None,
+        server_ca: bytes | None = None,
+    ) -> AsyncIterator[grpc.aio.Channel]:
+        """A connection of its own with this client certificate, None for none."""
+        credentials = grpc.ssl_channel_credentials(
+            server_ca or self.pki.ca.certificate_pem,
+            client.private_key_pem if client else None,
+            client.certificate_pem if client else None,
+        )
+        options = [("grpc.ssl_target_name_override", "localhost"), ("grpc.use_local_subchannel_pool", 1)]
+        target = address or self.addresses[0]
+        async with grpc.aio.secure_channel(target, credentials, options) as channel:
+            yield channel
+
+    async def call(self, client: Issued | None, rpc: str, request: Any, **where: Any) -> Any:
+        """One call on a connection of its own."""
+        async with self.channel(client, **where) as channel:
+            return await getattr(TokenVaultStub(channel), rpc)(request, timeout=DEADLINE)
+
+
+@asynccontextmanager
+async def serving(
+    pki: Pki,
+    *,
+    listen: Sequence[str] = ("127.0.0.1:0",),
+    callers: Iterable[Caller] = CALLERS,
+    max_connection_age: float = 3600.0,
+    handlers: Sequence[grpc.GenericRpcHandler] = (),
+) -> AsyncIterator[Running]:
+    """A server for these callers, with further services in `handlers`."""
+    running = Running(pki, FakeTokens(), FakeDelegations())
+    servicer = Servicer(running.delegations, running.tokens)
+    server, running.addresses = build_server(
+        servicer, Guard(Policy(callers)), listen, pki.files, max_connection_age=max_connection_age
+    )
+    server.add_generic_rpc_handlers(tuple(handlers))
+    await server.start()
+    try:
+        yield running
+    finally:
+        await server.stop(None)
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """What a caller is told of a failure."""
+
+    code: grpc.StatusCode
+    message: str
+    reason: str | None = None
+    domain: str | None = None
+    retry_after: float | None = None
+    violations: tuple[tuple[str, str], ...] = ()
+
+
+def refusal(error: grpc.aio.AioRpcError) -> Refusal:
+    """Read the status and its details."""
+    status = rpc_status.from_call(error)
+    found: dict[str, Any] = {}
+    for detail in status.details if status else ():
+        for kind in (error_details_pb2.ErrorInfo, error_details_pb2.RetryInfo, error_details_pb2.BadRequest):
+            message = kind()
+            if not detail.Unpack(message):
+                continue
+            if kind is error_details_pb2.ErrorInfo:
+                found |= {"reason": message.reason, "domain": message.domain}
+            elif kind is error_details_pb2.RetryInfo:
+                found["retry_after"] = message.retry_delay.ToMilliseconds() / 1000
+            else:
+                found["violations"] = tuple((v.field, v.description) for v in message.field_violations)
+    return Refusal(error.code(), error.details() or "", **found)
+
+
+def consumer(consumer_id: str = "alice") -> pb.Context:
+    return pb.Context(consumer=pb.ConsumerContext(consumer_id=consumer_id))
+
+
+def conversation(conversation_id: str = "chat-1") -> pb.Context:
+    return pb.Context(conversation=pb.ConversationContext(conversation_id=conversation_id))

@@ -1,0 +1,116 @@
+"""The use-cases without authorization server or store: what the servicer's tests stand on."""
+
+import asyncio
+from collections.abc import Callable
+
+from tokenvault_sidecar.core.delegations import (
+    AuthorizationResponse,
+    Challenge,
+    Delegated,
+    DelegationRequest,
+    Delegations,
+)
+from tokenvault_sidecar.core.errors import GrantNotFound, StateNotFound
+from tokenvault_sidecar.core.model import Context, ContextKind, Secret
+from tokenvault_sidecar.core.tokens import IssuedToken, Revocation, TokenRequest, Tokens
+
+LINK_EXPIRES_AT = 2_000_000_000.25
+TOKEN_EXPIRES_AT = 2_000_000_100.5
+SESSION_ENDS_AT = 2_000_000_200.75
+
+
+def issued(access_token: str = "an access token", **changes: object) -> IssuedToken:
+    """A token to keep in FakeTokens."""
+    fields: dict[str, object] = {
+        "access_token": Secret(access_token),
+        "token_type": "Bearer",
+        "expires_at": TOKEN_EXPIRES_AT,
+        "scopes": ("openid", "orders"),
+        "version": "v1",
+        "id_token": None,
+        "degraded": False,
+    }
+    return IssuedToken(**{**fields, **changes})  # type: ignore[arg-type]  # tests name the fields
+
+
+class FakeTokens(Tokens):
+    """Gives what is in `kept`, and notes what it was asked. `fails`: raised instead.
+
+    With `hold` it waits for that event, and tells by `entered` and
+    `cancelled` what became of the call.
+    """
+
+    def __init__(self) -> None:
+        self.kept: dict[tuple[str, Context], IssuedToken] = {}
+        self.asked: list[TokenRequest] = []
+        self.fails: Exception | None = None
+        self.hold: asyncio.Event | None = None
+        self.entered = asyncio.Event()
+        self.cancelled = asyncio.Event()
+
+    async def get(self, request: TokenRequest) -> IssuedToken:
+        self.asked.append(request)
+        if self.fails is not None:
+            raise self.fails
+        if self.hold is not None:
+            self.entered.set()
+            try:
+                await self.hold.wait()
+            except asyncio.CancelledError:
+                self.cancelled.set()
+                raise
+        try:
+            return self.kept[request.brand, request.context]
+        except KeyError:
+            raise GrantNotFound(f"brand {request.brand!r} has no grant for this context") from None
+
+    async def invalidate(self, brand_id: str, context: Context) -> Revocation:
+        if self.fails is not None:
+            raise self.fails
+        if self.kept.pop((brand_id, context), None) is None:
+            return Revocation.NOT_FOUND
+        return Revocation.QUEUED
+
+
+class FakeDelegations(Delegations):
+    """Keeps what was started by its state, "state-1" being the first. `fails`: raised instead."""
+
+    def __init__(self) -> None:
+        self.pending: dict[str, DelegationRequest] = {}
+        self.started: list[DelegationRequest] = []
+        self.completed: list[AuthorizationResponse] = []
+        self.fails: Exception | None = None
+
+    async def start(self, request: DelegationRequest) -> Challenge:
+        if self.fails is not None:
+            raise self.fails
+        self.started.append(request)
+        number = len(self.started)
+        self.pending[f"state-{number}"] = request
+        url = Secret(f"https://as.example/authorize?state=state-{number}")
+        return Challenge(f"delegation-{number}", url, LINK_EXPIRES_AT)
+
+    async def complete(
+        self,
+        response: AuthorizationResponse,
+        *,
+        caller: str,
+        permit: Callable[[str, ContextKind], None],
+    ) -> Delegated:
+        if self.fails is not None:
+            raise self.fails
+        started = self.pending.get(response.state.reveal())
+        if started is None or started.caller != caller:
+            raise StateNotFound("the state is unknown")
+        permit(started.brand, started.context.kind)
+        del self.pending[response.state.reveal()]
+        self.completed.append(response)
+        consumer = started.context.kind is ContextKind.CONSUMER
+        return Delegated(
+            brand=started.brand,
+            context=started.context,
+            scopes=started.scopes,
+            subject="somebody" if consumer else None,
+            access_token_expires_at=TOKEN_EXPIRES_AT,
+            session_ends_at=SESSION_ENDS_AT if consumer else None,
+        )

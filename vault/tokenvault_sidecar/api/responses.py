@@ -1,0 +1,69 @@
+"""The core's answers, in the contract's messages."""
+
+from typing import Final
+
+from google.protobuf.timestamp_pb2 import Timestamp
+from tokenvault.v1 import token_vault_pb2 as pb
+
+from tokenvault_sidecar.core.delegations import Challenge, Delegated
+from tokenvault_sidecar.core.model import Context, ContextKind
+from tokenvault_sidecar.core.tokens import IssuedToken, Revocation
+
+_REVOCATIONS: Final = {
+    Revocation.NOT_FOUND: pb.REVOCATION_NOT_FOUND,
+    Revocation.QUEUED: pb.REVOCATION_QUEUED,
+    Revocation.NOT_SUPPORTED: pb.REVOCATION_NOT_SUPPORTED,
+}
+
+
+def challenge(answer: Challenge) -> pb.StartDelegationResponse:
+    """The answer to StartDelegation."""
+    return pb.StartDelegationResponse(
+        delegation_id=answer.delegation_id,
+        authorization_url=answer.authorization_url.reveal(),
+        expire_time=_timestamp(answer.expires_at),
+    )
+
+
+def delegated(answer: Delegated) -> pb.CompleteDelegationResponse:
+    """The answer to CompleteDelegation."""
+    return pb.CompleteDelegationResponse(
+        brand_id=answer.brand,
+        context=_context(answer.context),
+        granted_scopes=answer.scopes,
+        subject=answer.subject or "",
+        access_token_expire_time=_timestamp(answer.access_token_expires_at),
+        session_expire_time=_timestamp(answer.session_ends_at),
+    )
+
+
+def token(answer: IssuedToken) -> pb.GetTokenResponse:
+    """The answer to GetToken."""
+    return pb.GetTokenResponse(
+        access_token=answer.access_token.reveal(),
+        token_type=answer.token_type,
+        expire_time=_timestamp(answer.expires_at),
+        scopes=answer.scopes,
+        token_version=answer.version,
+        id_token=answer.id_token.reveal() if answer.id_token else "",
+        degraded=answer.degraded,
+    )
+
+
+def invalidated(answer: Revocation) -> pb.InvalidateResponse:
+    """The answer to Invalidate."""
+    return pb.InvalidateResponse(revocation=_REVOCATIONS[answer])
+
+
+def _context(context: Context) -> pb.Context:
+    if context.kind is ContextKind.CONSUMER:
+        return pb.Context(consumer=pb.ConsumerContext(consumer_id=context.id))
+    return pb.Context(conversation=pb.ConversationContext(conversation_id=context.id))
+
+
+def _timestamp(at: float | None) -> Timestamp | None:
+    """Whole milliseconds, never later than `at`."""
+    if at is None:
+        return None
+    seconds, milliseconds = divmod(int(at * 1000), 1000)
+    return Timestamp(seconds=seconds, nanos=milliseconds * 1_000_000)

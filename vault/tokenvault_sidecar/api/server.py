@@ -1,0 +1,122 @@
+"""The gRPC server: where it listens, and what it puts up with."""
+
+import os
+import socket
+import stat
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+import grpc
+from tokenvault.v1.token_vault_pb2_grpc import TokenVaultServicer, add_TokenVaultServicer_to_server
+
+from tokenvault_sidecar.api.guard import Guard
+from tokenvault_sidecar.api.tls import TlsFiles, server_credentials
+
+_UNIX: Final = "unix:"
+_MAX_PORT: Final = 65535
+_MAX_REQUEST: Final = 64 * 1024
+_MAX_METADATA: Final = 16 * 1024
+_PROBE_SECONDS: Final = 1.0
+
+
+class CannotListen(Exception):
+    """An address cannot be listened on; says which, and why."""
+
+
+def build_server(
+    servicer: TokenVaultServicer,
+    guard: Guard,
+    listen: Sequence[str],
+    tls: TlsFiles,
+    *,
+    max_connection_age: float,
+    unix_mode: int = 0o660,
+) -> tuple[grpc.aio.Server, tuple[str, ...]]:
+    """A server that listens, not started yet, and its addresses with the ports it got.
+
+    `listen` has "host:port", port 0 for any free one, and "unix:/path", a
+    socket of mode `unix_mode`; mutual TLS on all of them. A connection is
+    asked to close after `max_connection_age` seconds, so that none outlives
+    a change of certificates for long. To be called with the loop running.
+    Raises CannotListen and TlsFilesInvalid.
+    """
+    server = grpc.aio.server(interceptors=(guard,), options=_options(max_connection_age))
+    add_TokenVaultServicer_to_server(servicer, server)
+    bound = tuple(_bind(server, address, tls, unix_mode) for address in listen)
+    return server, bound
+
+
+def _options(max_connection_age: float) -> list[tuple[str, int]]:
+    return [
+        ("grpc.so_reuseport", 0),  # a port in use is an error, not shared
+        ("grpc.max_receive_message_length", _MAX_REQUEST),
+        ("grpc.max_metadata_size", _MAX_METADATA),
+        ("grpc.absolute_max_metadata_size", _MAX_METADATA),
+        ("grpc.max_connection_age_ms", int(max_connection_age * 1000)),
+        ("grpc.server_handshake_timeout_ms", 10_000),
+        # Ask a silent client whether it is still there; end those that ask us too often.
+        ("grpc.keepalive_time_ms", 60_000),
+        ("grpc.keepalive_timeout_ms", 20_000),
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+        ("grpc.http2.max_ping_strikes", 2),
+    ]
+
+
+def _bind(server: grpc.aio.Server, address: str, tls: TlsFiles, unix_mode: int) -> str:
+    credentials = server_credentials(tls)
+    if address.startswith(_UNIX):
+        _clear(Path(address.removeprefix(_UNIX)))
+        with _umask(0o777 & ~unix_mode):
+            _add_port(server, address, credentials, "its folder must be there and writable, its path short")
+        return address
+    host, _, port = address.rpartition(":")
+    # gRPC would take the port modulo 65536.
+    if not host or not port.isdecimal() or int(port) > _MAX_PORT:
+        raise CannotListen(f"{address} is no address to listen on: write host:port or unix:/path")
+    got = _add_port(server, address, credentials, "in use already, or not an address of this machine")
+    return f"{host}:{got}"
+
+
+def _add_port(server: grpc.aio.Server, address: str, credentials: grpc.ServerCredentials, likely: str) -> int:
+    """The port it got. gRPC writes the cause to stderr but does not tell us."""
+    try:
+        return server.add_secure_port(address, credentials)
+    except RuntimeError:
+        raise CannotListen(f"cannot listen on {address}: {likely}") from None
+
+
+def _clear(path: Path) -> None:
+    """Make way for a socket: gRPC itself would replace even one that is listened on."""
+    if not path.is_absolute():
+        raise CannotListen(f"unix:{path} is no address to listen on: write an absolute path")
+    try:
+        mode = path.lstat().st_mode
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise CannotListen(f"cannot listen on unix:{path}: {error.strerror}") from None
+    if not stat.S_ISSOCK(mode):
+        raise CannotListen(f"cannot listen on unix:{path}: a file that is no socket is in the way")
+    with socket.socket(socket.AF_UNIX) as probe:
+        probe.settimeout(_PROBE_SECONDS)
+        try:
+            probe.connect(str(path))
+        except ConnectionRefusedError:
+            path.unlink()
+        except OSError as error:
+            raise CannotListen(f"cannot listen on unix:{path}: {error.strerror or 'no answer'}") from None
+        else:
+            raise CannotListen(f"cannot listen on unix:{path}: another process is listening there")
+
+
+@contextmanager
+def _umask(mask: int) -> Iterator[None]:
+    """The socket gets its mode as it is made, so that there is no moment with another."""
+    before = os.umask(mask)
+    try:
+        yield
+    finally:
+        os.umask(before)

@@ -1,0 +1,64 @@
+"""The service's RPCs: check the request, ask the policy, call the use-case, convert its answer."""
+
+# ruff: noqa: N802 the methods have the names of the proto's RPCs
+
+from dataclasses import replace
+from typing import Any
+
+import grpc
+from tokenvault.v1 import token_vault_pb2 as pb
+from tokenvault.v1.token_vault_pb2_grpc import TokenVaultServicer
+
+from tokenvault_sidecar.api import requests, responses
+from tokenvault_sidecar.api.callers import current_caller
+from tokenvault_sidecar.core.delegations import Delegations
+from tokenvault_sidecar.core.model import ContextKind
+from tokenvault_sidecar.core.policy import Call, Policy, Rpc
+from tokenvault_sidecar.core.tokens import Tokens
+
+_Context = grpc.aio.ServicerContext[Any, Any]
+
+
+class Servicer(TokenVaultServicer):
+    """`tokenvault.v1.TokenVault`, behind a Guard: it sets the caller, and turns errors into statuses."""
+
+    def __init__(self, delegations: Delegations, tokens: Tokens) -> None:
+        self._delegations = delegations
+        self._tokens = tokens
+
+    async def StartDelegation(
+        self, request: pb.StartDelegationRequest, context: _Context
+    ) -> pb.StartDelegationResponse:
+        caller = current_caller.get()
+        wanted = requests.delegation_request(request, caller.name)
+        Policy.check(caller, Call(Rpc.START_DELEGATION, wanted.brand, wanted.context.kind, wanted.scopes))
+        return responses.challenge(await self._delegations.start(wanted))
+
+    async def CompleteDelegation(
+        self, request: pb.CompleteDelegationRequest, context: _Context
+    ) -> pb.CompleteDelegationResponse:
+        caller = current_caller.get()
+        answer = requests.authorization_response(request)
+        Policy.check(caller, Call(Rpc.COMPLETE_DELEGATION))
+
+        def permit(brand: str, kind: ContextKind) -> None:
+            Policy.check(caller, Call(Rpc.COMPLETE_DELEGATION, brand, kind))
+
+        delegated = await self._delegations.complete(answer, caller=caller.name, permit=permit)
+        return responses.delegated(delegated)
+
+    async def GetToken(self, request: pb.GetTokenRequest, context: _Context) -> pb.GetTokenResponse:
+        caller = current_caller.get()
+        wanted = requests.token_request(request)
+        allow = Policy.check(
+            caller,
+            Call(Rpc.GET_TOKEN, wanted.brand, wanted.context.kind, wanted.scopes, wanted.include_id_token),
+        )
+        wanted = replace(wanted, releasable=allow.scopes, keeps_session_alive=allow.keeps_session_alive)
+        return responses.token(await self._tokens.get(wanted))
+
+    async def Invalidate(self, request: pb.InvalidateRequest, context: _Context) -> pb.InvalidateResponse:
+        caller = current_caller.get()
+        brand, whose = requests.brand_and_context(request)
+        Policy.check(caller, Call(Rpc.INVALIDATE, brand, whose.kind))
+        return responses.invalidated(await self._tokens.invalidate(brand, whose))
