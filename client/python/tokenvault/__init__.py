@@ -1,0 +1,78 @@
+"""Client of the token vault sidecar: delegated OAuth 2.0 access tokens over gRPC and mutual TLS.
+
+    with TokenVaultClient.from_environment() as vault:
+        token = vault.get_token("acme", conversation="c-42")
+
+`tokenvault.errors` draws the tree of what a call can raise.
+"""
+
+from tokenvault.aio import AsyncTokenVaultClient
+from tokenvault.client import TokenVaultClient
+from tokenvault.errors import (
+    AccessDenied,
+    AuthorizationDenied,
+    AuthorizationServerMisconfigured,
+    AuthorizationServerUnavailable,
+    BearerInvalid,
+    CodeRejected,
+    ConsentRequired,
+    DeadlineExceeded,
+    DelegationFailed,
+    FieldViolation,
+    GrantExpired,
+    GrantNotFound,
+    InternalError,
+    InvalidIdToken,
+    InvalidRequest,
+    IssuerMismatch,
+    PolicyDenied,
+    RateLimited,
+    ScopeNotGranted,
+    SessionEnded,
+    StateNotFound,
+    StoreUnavailable,
+    SubjectMismatch,
+    TokenVaultError,
+    Unavailable,
+    UnknownCaller,
+    VaultUnreachable,
+)
+from tokenvault.models import Challenge, Delegated, Revocation, Token
+
+__all__ = [
+    "TokenVaultClient",
+    "AsyncTokenVaultClient",
+    # answers
+    "Challenge",
+    "Delegated",
+    "Token",
+    "Revocation",
+    # errors
+    "TokenVaultError",
+    "ConsentRequired",
+    "GrantNotFound",
+    "GrantExpired",
+    "SessionEnded",
+    "ScopeNotGranted",
+    "DelegationFailed",
+    "StateNotFound",
+    "AuthorizationDenied",
+    "CodeRejected",
+    "InvalidIdToken",
+    "IssuerMismatch",
+    "SubjectMismatch",
+    "Unavailable",
+    "AuthorizationServerUnavailable",
+    "StoreUnavailable",
+    "RateLimited",
+    "VaultUnreachable",
+    "AccessDenied",
+    "UnknownCaller",
+    "PolicyDenied",
+    "BearerInvalid",
+    "InvalidRequest",
+    "FieldViolation",
+    "AuthorizationServerMisconfigured",
+    "InternalError",
+    "DeadlineExceeded",
+]

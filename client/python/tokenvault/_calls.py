@@ -1,0 +1,153 @@
+"""All that is the same for both clients: what a call sends, how its answer is read, how long it may take."""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Generic, TypeVar
+
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.message import Message
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from tokenvault.models import Challenge, Delegated, Revocation, Token
+from tokenvault.v1 import token_vault_pb2 as pb
+
+Request = TypeVar("Request", bound=Message)
+Response = TypeVar("Response", bound=Message)
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True, slots=True)
+class Call(Generic[Request, Response, Result]):
+    """One call, ready to be made; `timeout` is its own default, in seconds."""
+
+    request: Request
+    read: Callable[[Response], Result]
+    timeout: float
+
+    def seconds(self, *timeouts: float | None) -> float:
+        """How long it may take: the first of `timeouts` that is given, else its own."""
+        return next((t for t in timeouts if t is not None), self.timeout)
+
+
+def start_delegation(
+    brand: str,
+    *,
+    consumer: str | None,
+    conversation: str | None,
+    scopes: str | Iterable[str],
+    redirect_uri: str | None,
+    expected_subject: str | None,
+    authorization_parameters: Mapping[str, str] | None,
+) -> Call[pb.StartDelegationRequest, pb.StartDelegationResponse, Challenge]:
+    request = pb.StartDelegationRequest(
+        brand_id=brand,
+        context=_context(consumer, conversation),
+        scopes=_scopes(scopes),
+        redirect_uri=redirect_uri or "",
+        expected_subject=expected_subject or "",
+        authorization_parameters=authorization_parameters,
+    )
+    return Call(request, _challenge, timeout=10.0)
+
+
+def complete_delegation(
+    parameters: Mapping[str, str] | None, **named: str | None
+) -> Call[pb.CompleteDelegationRequest, pb.CompleteDelegationResponse, Delegated]:
+    if parameters is not None:
+        if any(value is not None for value in named.values()):
+            raise TypeError("give the redirect's parameters as a mapping or by keyword, not both")
+        named = {name: parameters.get(name) for name in named}
+    sent = {name: value for name, value in named.items() if value is not None}
+    for name, value in sent.items():
+        if not isinstance(value, str):  # parse_qs gives lists
+            raise TypeError(f"{name} must be one str, not {type(value).__name__}")
+    return Call(pb.CompleteDelegationRequest(**sent), _delegated, timeout=30.0)  # the code is exchanged
+
+
+def get_token(
+    brand: str,
+    *,
+    consumer: str | None,
+    conversation: str | None,
+    scopes: str | Iterable[str],
+    min_ttl: float,
+    rejected_token_version: str | None,
+    include_id_token: bool,
+) -> Call[pb.GetTokenRequest, pb.GetTokenResponse, Token]:
+    request = pb.GetTokenRequest(
+        brand_id=brand,
+        context=_context(consumer, conversation),
+        scopes=_scopes(scopes),
+        min_ttl=_duration(min_ttl) if min_ttl else None,
+        rejected_token_version=rejected_token_version or "",
+        include_id_token=include_id_token,
+    )
+    return Call(request, _token, timeout=10.0)
+
+
+def invalidate(
+    brand: str, *, consumer: str | None, conversation: str | None
+) -> Call[pb.InvalidateRequest, pb.InvalidateResponse, Revocation]:
+    request = pb.InvalidateRequest(brand_id=brand, context=_context(consumer, conversation))
+    return Call(request, _revocation, timeout=10.0)
+
+
+def _context(consumer: str | None, conversation: str | None) -> pb.Context:
+    if consumer is not None and conversation is None:
+        return pb.Context(consumer=pb.ConsumerContext(consumer_id=consumer))
+    if conversation is not None and consumer is None:
+        return pb.Context(conversation=pb.ConversationContext(conversation_id=conversation))
+    raise TypeError("give exactly one of consumer= and conversation=")
+
+
+def _scopes(scopes: str | Iterable[str]) -> list[str]:
+    return scopes.split() if isinstance(scopes, str) else list(scopes)  # RFC 6749 section 3.3
+
+
+def _challenge(response: pb.StartDelegationResponse) -> Challenge:
+    return Challenge(response.delegation_id, response.authorization_url, _time(response.expire_time))
+
+
+def _delegated(response: pb.CompleteDelegationResponse) -> Delegated:
+    context = response.context
+    return Delegated(
+        brand=response.brand_id,
+        consumer=context.consumer.consumer_id or None,
+        conversation=context.conversation.conversation_id or None,
+        granted_scopes=tuple(response.granted_scopes),
+        subject=response.subject or None,
+        access_token_expire_time=_optional_time(response, "access_token_expire_time"),
+        session_expire_time=_optional_time(response, "session_expire_time"),
+    )
+
+
+def _token(response: pb.GetTokenResponse) -> Token:
+    return Token(
+        access_token=response.access_token,
+        token_type=response.token_type,
+        expire_time=_optional_time(response, "expire_time"),
+        scopes=tuple(response.scopes),
+        token_version=response.token_version,
+        id_token=response.id_token or None,
+        degraded=response.degraded,
+    )
+
+
+def _revocation(response: pb.InvalidateResponse) -> Revocation:
+    known = pb.Revocation.DESCRIPTOR.values_by_number.get(response.revocation)
+    return Revocation(known.name.removeprefix("REVOCATION_")) if known else Revocation.UNSPECIFIED
+
+
+def _duration(seconds: float) -> Duration:
+    duration = Duration()
+    duration.FromNanoseconds(round(seconds * 1e9))
+    return duration
+
+
+def _time(timestamp: Timestamp) -> datetime:
+    return timestamp.ToDatetime(tzinfo=UTC)
+
+
+def _optional_time(response: Message, field: str) -> datetime | None:
+    return _time(getattr(response, field)) if response.HasField(field) else None

@@ -1,0 +1,71 @@
+"""How the sidecar is reached: address, mutual TLS from files, environment."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import grpc
+
+StrPath = str | os.PathLike[str]
+
+_VARIABLES = {
+    "address": ("TOKENVAULT_ADDRESS", 'the sidecar\'s address, "host:port" or "unix:/path"'),
+    "ca": ("TOKENVAULT_CA", "file of the certificate authority that issued the sidecar's certificate, PEM"),
+    "certificate": ("TOKENVAULT_CERT", "file of this caller's certificate, PEM"),
+    "private_key": ("TOKENVAULT_KEY", "file of that certificate's private key, PEM"),
+}
+
+_OPTIONS = (
+    # The sidecar is near: find out fast that it is back after a restart.
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 2_000),
+    # A dead peer is noticed during a call; idle connections stay silent, as servers want it.
+    ("grpc.keepalive_time_ms", 20_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.keepalive_permit_without_calls", 0),
+    # https_proxy is meant for the way out, not for the way to the sidecar.
+    ("grpc.enable_http_proxy", 0),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Connection:
+    """What a channel is opened with."""
+
+    address: str
+    credentials: grpc.ChannelCredentials
+    options: tuple[tuple[str, str | int], ...]
+
+
+def connection(
+    address: str, *, ca: StrPath, certificate: StrPath, private_key: StrPath, server_name: str | None
+) -> Connection:
+    """Read the files. Raises ValueError for a bad address or a file that is not PEM, OSError for no file."""
+    if ":" not in address:
+        raise ValueError(f'address {address!r}: write "host:port", "dns:host:port" or "unix:/path"')
+    if server_name is None and address.startswith("unix:"):
+        server_name = "localhost"  # a path is no name that a certificate could carry
+    name = (("grpc.ssl_target_name_override", server_name),) if server_name else ()
+    credentials = grpc.ssl_channel_credentials(
+        root_certificates=_pem(ca, "CERTIFICATE"),
+        private_key=_pem(private_key, "PRIVATE KEY"),
+        certificate_chain=_pem(certificate, "CERTIFICATE"),
+    )
+    return Connection(address, credentials, (*_OPTIONS, *name))
+
+
+def from_environment(environment: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """The address and file names by parameter name. Raises ValueError naming each variable not set."""
+    missing = [f"{name} ({means})" for name, means in _VARIABLES.values() if not environment.get(name)]
+    if missing:
+        raise ValueError(f"not set in the environment: {'; '.join(missing)}")
+    return {parameter: environment[name] for parameter, (name, _) in _VARIABLES.items()}
+
+
+def _pem(path: StrPath, label: str) -> bytes:
+    # gRPC itself would say no more than that the connection failed
+    content = Path(path).read_bytes()
+    if f"{label}-----".encode() not in content:
+        raise ValueError(f"{os.fspath(path)}: holds no PEM {label}")
+    return content

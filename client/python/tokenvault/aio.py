@@ -1,0 +1,151 @@
+"""The asyncio client: the synchronous one's twin, method by method."""
+
+import asyncio
+from collections.abc import Iterable, Mapping
+from types import TracebackType
+from typing import Self
+
+import grpc
+
+from tokenvault import _calls
+from tokenvault._calls import Call, Request, Response, Result
+from tokenvault._connection import StrPath, connection, from_environment
+from tokenvault._status import error_from
+from tokenvault.models import Challenge, Delegated, Revocation, Token
+from tokenvault.v1.token_vault_pb2_grpc import TokenVaultStub
+
+
+class AsyncTokenVaultClient:
+    """As `TokenVaultClient`, with `await`. One client serves all tasks of one event loop.
+
+    Make it where that loop runs.
+    """
+
+    def __init__(
+        self,
+        address: str,
+        *,
+        ca: StrPath,
+        certificate: StrPath,
+        private_key: StrPath,
+        server_name: str | None = None,
+        timeout: float | None = None,
+    ) -> None:
+        """As `TokenVaultClient`. Raises RuntimeError where no event loop runs."""
+        asyncio.get_running_loop()  # the channel would bind to a loop that may never run
+        self._connection = connection(
+            address, ca=ca, certificate=certificate, private_key=private_key, server_name=server_name
+        )
+        self._timeout = timeout
+        self._channel = grpc.aio.secure_channel(
+            self._connection.address, self._connection.credentials, options=self._connection.options
+        )
+        self._stub = TokenVaultStub(self._channel)
+
+    @classmethod
+    def from_environment(cls, *, server_name: str | None = None, timeout: float | None = None) -> Self:
+        """As `TokenVaultClient.from_environment`."""
+        return cls(**from_environment(), server_name=server_name, timeout=timeout)
+
+    async def start_delegation(
+        self,
+        brand: str,
+        *,
+        consumer: str | None = None,
+        conversation: str | None = None,
+        scopes: str | Iterable[str] = (),
+        redirect_uri: str | None = None,
+        expected_subject: str | None = None,
+        authorization_parameters: Mapping[str, str] | None = None,
+        timeout: float | None = None,
+    ) -> Challenge:
+        """Start a delegation: as `TokenVaultClient.start_delegation`."""
+        call = _calls.start_delegation(
+            brand,
+            consumer=consumer,
+            conversation=conversation,
+            scopes=scopes,
+            redirect_uri=redirect_uri,
+            expected_subject=expected_subject,
+            authorization_parameters=authorization_parameters,
+        )
+        return await self._make(self._stub.StartDelegation, call, timeout)
+
+    async def complete_delegation(
+        self,
+        parameters: Mapping[str, str] | None = None,
+        /,
+        *,
+        state: str | None = None,
+        code: str | None = None,
+        iss: str | None = None,
+        error: str | None = None,
+        error_description: str | None = None,
+        timeout: float | None = None,
+    ) -> Delegated:
+        """Complete a delegation: as `TokenVaultClient.complete_delegation`."""
+        call = _calls.complete_delegation(
+            parameters, state=state, code=code, iss=iss, error=error, error_description=error_description
+        )
+        return await self._make(self._stub.CompleteDelegation, call, timeout)
+
+    async def get_token(
+        self,
+        brand: str,
+        *,
+        consumer: str | None = None,
+        conversation: str | None = None,
+        scopes: str | Iterable[str] = (),
+        min_ttl: float = 0.0,
+        rejected_token_version: str | None = None,
+        include_id_token: bool = False,
+        timeout: float | None = None,
+    ) -> Token:
+        """A valid access token: as `TokenVaultClient.get_token`."""
+        call = _calls.get_token(
+            brand,
+            consumer=consumer,
+            conversation=conversation,
+            scopes=scopes,
+            min_ttl=min_ttl,
+            rejected_token_version=rejected_token_version,
+            include_id_token=include_id_token,
+        )
+        return await self._make(self._stub.GetToken, call, timeout)
+
+    async def invalidate(
+        self,
+        brand: str,
+        *,
+        consumer: str | None = None,
+        conversation: str | None = None,
+        timeout: float | None = None,
+    ) -> Revocation:
+        """Forget a context: as `TokenVaultClient.invalidate`."""
+        call = _calls.invalidate(brand, consumer=consumer, conversation=conversation)
+        return await self._make(self._stub.Invalidate, call, timeout)
+
+    async def close(self) -> None:
+        """Close the connection. Calls under way are cancelled."""
+        await self._channel.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def _make(
+        self,
+        rpc: "grpc.aio.UnaryUnaryMultiCallable[Request, Response]",
+        call: Call[Request, Response, Result],
+        timeout: float | None,
+    ) -> Result:
+        seconds = call.seconds(timeout, self._timeout)
+        try:
+            response = await rpc(call.request, timeout=seconds)
+        except grpc.RpcError as error:
+            raise error_from(error, address=self._connection.address, timeout=seconds) from None
+        return call.read(response)

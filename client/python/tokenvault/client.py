@@ -1,0 +1,197 @@
+"""The synchronous client."""
+
+from collections.abc import Iterable, Mapping
+from types import TracebackType
+from typing import Self
+
+import grpc
+
+from tokenvault import _calls
+from tokenvault._calls import Call, Request, Response, Result
+from tokenvault._connection import StrPath, connection, from_environment
+from tokenvault._status import error_from
+from tokenvault.models import Challenge, Delegated, Revocation, Token
+from tokenvault.v1.token_vault_pb2_grpc import TokenVaultStub
+
+
+class TokenVaultClient:
+    """The sidecar, over mutual TLS. One client serves many threads; keep it as long as the program runs.
+
+    Connects by itself at the first call, and again whenever it must. Use it
+    as a context manager, or `close()` it. Every call has a deadline and
+    raises a TokenVaultError; none is repeated by itself.
+    """
+
+    def __init__(
+        self,
+        address: str,
+        *,
+        ca: StrPath,
+        certificate: StrPath,
+        private_key: StrPath,
+        server_name: str | None = None,
+        timeout: float | None = None,
+    ) -> None:
+        """Read the files; nothing is sent yet.
+
+        `address` is "host:port", "dns:host:port" or "unix:/path". `ca`,
+        `certificate` and `private_key` are PEM files: who issued the
+        sidecar's certificate, and what this caller shows of itself.
+        `server_name` is the name the sidecar's certificate must carry: the
+        address's host where None, "localhost" on a unix socket. `timeout` is
+        in seconds, for each call that is given none; None: 30 for
+        `complete_delegation`, 10 for the others.
+
+        Raises ValueError for a malformed address or file, OSError for a file
+        that cannot be read; both name it.
+        """
+        self._connection = connection(
+            address, ca=ca, certificate=certificate, private_key=private_key, server_name=server_name
+        )
+        self._timeout = timeout
+        self._channel = grpc.secure_channel(
+            self._connection.address, self._connection.credentials, options=self._connection.options
+        )
+        self._stub = TokenVaultStub(self._channel)
+
+    @classmethod
+    def from_environment(cls, *, server_name: str | None = None, timeout: float | None = None) -> Self:
+        """A client for TOKENVAULT_ADDRESS, with the files TOKENVAULT_CA, TOKENVAULT_CERT and TOKENVAULT_KEY.
+
+        Raises ValueError naming the variables that are not set; else as the
+        constructor.
+        """
+        return cls(**from_environment(), server_name=server_name, timeout=timeout)
+
+    def start_delegation(
+        self,
+        brand: str,
+        *,
+        consumer: str | None = None,
+        conversation: str | None = None,
+        scopes: str | Iterable[str] = (),
+        redirect_uri: str | None = None,
+        expected_subject: str | None = None,
+        authorization_parameters: Mapping[str, str] | None = None,
+        timeout: float | None = None,
+    ) -> Challenge:
+        """Start a delegation: a link that asks the consumer for access. Each call is a new one.
+
+        Give exactly one of `consumer` and `conversation`, else TypeError.
+        `scopes` (RFC 6749 section 3.3) and `redirect_uri` default to the
+        brand's. `expected_subject`: the "sub" that must log in (consumers
+        only). `authorization_parameters`: such as prompt or ui_locales, where
+        the brand's configuration allows them. `timeout` in seconds.
+        """
+        call = _calls.start_delegation(
+            brand,
+            consumer=consumer,
+            conversation=conversation,
+            scopes=scopes,
+            redirect_uri=redirect_uri,
+            expected_subject=expected_subject,
+            authorization_parameters=authorization_parameters,
+        )
+        return self._make(self._stub.StartDelegation, call, timeout)
+
+    def complete_delegation(
+        self,
+        parameters: Mapping[str, str] | None = None,
+        /,
+        *,
+        state: str | None = None,
+        code: str | None = None,
+        iss: str | None = None,
+        error: str | None = None,
+        error_description: str | None = None,
+        timeout: float | None = None,
+    ) -> Delegated:
+        """Complete a delegation with what arrived at the redirect URI (RFC 6749 section 4.1.2, RFC 9207).
+
+        Give the query parameters as they are, decoded, as one mapping (others
+        than those below are passed over) or by keyword, not both. A state
+        works once: never repeat this call. `timeout` in seconds.
+
+        Raises DelegationFailed where nothing came of it: AuthorizationDenied
+        where the consumer declined.
+        """
+        call = _calls.complete_delegation(
+            parameters, state=state, code=code, iss=iss, error=error, error_description=error_description
+        )
+        return self._make(self._stub.CompleteDelegation, call, timeout)
+
+    def get_token(
+        self,
+        brand: str,
+        *,
+        consumer: str | None = None,
+        conversation: str | None = None,
+        scopes: str | Iterable[str] = (),
+        min_ttl: float = 0.0,
+        rejected_token_version: str | None = None,
+        include_id_token: bool = False,
+        timeout: float | None = None,
+    ) -> Token:
+        """A valid access token, renewed by the sidecar where it must be. Safe to repeat.
+
+        Give exactly one of `consumer` and `conversation`, else TypeError.
+        `scopes`: what the token must have. `min_ttl`: seconds of life it must
+        have left, at most 3600. `rejected_token_version`: of a token the
+        brand's API answered 401 to, so that it is renewed first.
+        `include_id_token`: consumers only, where the policy allows it.
+        `timeout` in seconds.
+
+        Raises ConsentRequired where the consumer must be challenged (again).
+        """
+        call = _calls.get_token(
+            brand,
+            consumer=consumer,
+            conversation=conversation,
+            scopes=scopes,
+            min_ttl=min_ttl,
+            rejected_token_version=rejected_token_version,
+            include_id_token=include_id_token,
+        )
+        return self._make(self._stub.GetToken, call, timeout)
+
+    def invalidate(
+        self,
+        brand: str,
+        *,
+        consumer: str | None = None,
+        conversation: str | None = None,
+        timeout: float | None = None,
+    ) -> Revocation:
+        """Forget a context: its tokens are deleted when this returns. Safe to repeat.
+
+        Give exactly one of `consumer` and `conversation`, else TypeError.
+        The answer says what becomes of the tokens at the authorization
+        server. `timeout` in seconds.
+        """
+        call = _calls.invalidate(brand, consumer=consumer, conversation=conversation)
+        return self._make(self._stub.Invalidate, call, timeout)
+
+    def close(self) -> None:
+        """Close the connection. Calls under way are cancelled."""
+        self._channel.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _make(
+        self,
+        rpc: "grpc.UnaryUnaryMultiCallable[Request, Response]",
+        call: Call[Request, Response, Result],
+        timeout: float | None,
+    ) -> Result:
+        seconds = call.seconds(timeout, self._timeout)
+        try:
+            response = rpc(call.request, timeout=seconds)
+        except grpc.RpcError as error:
+            raise error_from(error, address=self._connection.address, timeout=seconds) from None
+        return call.read(response)

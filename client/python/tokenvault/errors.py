@@ -1,0 +1,172 @@
+"""What a call can fail with: one class per reason of the contract.
+
+TokenVaultError
+├── ConsentRequired                      challenge the consumer (again); catch this one
+│   ├── GrantNotFound                    never delegated, invalidated, or purged
+│   ├── GrantExpired                     the access token is over and cannot be renewed
+│   └── SessionEnded                     the consumer's session is over
+├── ScopeNotGranted                      more was asked for than was granted
+├── DelegationFailed                     nothing was stored; start a new delegation
+│   ├── StateNotFound
+│   ├── AuthorizationDenied              most often: the consumer declined
+│   ├── CodeRejected
+│   ├── InvalidIdToken
+│   ├── IssuerMismatch
+│   └── SubjectMismatch
+├── Unavailable                          waiting helps, see retry_after
+│   ├── AuthorizationServerUnavailable
+│   ├── StoreUnavailable
+│   ├── RateLimited
+│   └── VaultUnreachable                 no sidecar, or TLS refused by either side
+├── AccessDenied                         the sidecar's configuration does not let this caller
+│   ├── UnknownCaller
+│   ├── PolicyDenied
+│   └── BearerInvalid
+├── InvalidRequest                       see field_violations
+├── AuthorizationServerMisconfigured     the operator's problem, costs no grant
+├── InternalError                        a defect of the sidecar
+└── DeadlineExceeded                     no answer in time: whether it was done is not known
+"""
+
+from dataclasses import dataclass
+
+import grpc
+
+
+class TokenVaultError(Exception):
+    """A call failed.
+
+    `message` is for the developer or operator; it holds no token, code or
+    state. `reason` is the contract's ErrorReason without its prefix, as in
+    "GRANT_NOT_FOUND", or None where the sidecar gave none. `retry_after` is
+    in seconds, None where the sidecar did not say that waiting helps. A
+    reason this client does not know becomes the class that fits `code`.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        reason: str | None = None,
+        code: grpc.StatusCode = grpc.StatusCode.UNKNOWN,
+        retry_after: float | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.reason = reason
+        self.code = code
+        self.retry_after = retry_after
+
+
+class ConsentRequired(TokenVaultError):
+    """There is no token to give: challenge the consumer with `start_delegation`."""
+
+
+class GrantNotFound(ConsentRequired):
+    """GRANT_NOT_FOUND: never delegated, invalidated, or purged."""
+
+
+class GrantExpired(ConsentRequired):
+    """CONSENT_REQUIRED: the access token is over and cannot be renewed.
+
+    A conversation's, one without a refresh token, or one whose refresh token
+    the authorization server refused.
+    """
+
+
+class SessionEnded(ConsentRequired):
+    """SESSION_ENDED: the consumer's session is over."""
+
+
+class ScopeNotGranted(TokenVaultError):
+    """SCOPE_NOT_GRANTED: more scopes were asked for than were granted."""
+
+
+class DelegationFailed(TokenVaultError):
+    """The delegation came to nothing, and nothing was stored: start a new one."""
+
+
+class StateNotFound(DelegationFailed):
+    """STATE_NOT_FOUND: the state is unknown, used, expired, or another caller's."""
+
+
+class AuthorizationDenied(DelegationFailed):
+    """AUTHORIZATION_DENIED: an error came instead of a code, most often because the consumer declined."""
+
+
+class CodeRejected(DelegationFailed):
+    """CODE_REJECTED: the authorization server refused the code, or gave no usable access token for it."""
+
+
+class InvalidIdToken(DelegationFailed):
+    """INVALID_ID_TOKEN: the id token is missing, forged, or not meant for this delegation."""
+
+
+class IssuerMismatch(DelegationFailed):
+    """ISSUER_MISMATCH: the authorization response came from another issuer (RFC 9207)."""
+
+
+class SubjectMismatch(DelegationFailed):
+    """SUBJECT_MISMATCH: somebody else logged in than this consumer before, or than expected."""
+
+
+class Unavailable(TokenVaultError):
+    """Not now. Try again, after `retry_after` seconds where that is given."""
+
+
+class AuthorizationServerUnavailable(Unavailable):
+    """AS_UNAVAILABLE: the authorization server timed out, failed, or is known to be down."""
+
+
+class StoreUnavailable(Unavailable):
+    """STORE_UNAVAILABLE: the sidecar's store cannot be read or written."""
+
+
+class RateLimited(Unavailable):
+    """RATE_LIMITED: this caller is over its limit."""
+
+
+class VaultUnreachable(Unavailable):
+    """No connection to the sidecar: not running, wrong address, or TLS refused by either side."""
+
+
+class AccessDenied(TokenVaultError):
+    """The sidecar does not let this caller do this: for whoever configures it."""
+
+
+class UnknownCaller(AccessDenied):
+    """UNKNOWN_CALLER: no configured caller has this certificate's identity."""
+
+
+class PolicyDenied(AccessDenied):
+    """POLICY_DENIED: the caller's policy does not allow this call."""
+
+
+class BearerInvalid(AccessDenied):
+    """BEARER_INVALID: the bearer token is missing, invalid, or not this caller's."""
+
+
+@dataclass(frozen=True, slots=True)
+class FieldViolation:
+    """A field that is missing or wrong: its name in the proto, and what is wrong with it."""
+
+    field: str
+    description: str
+
+
+class InvalidRequest(TokenVaultError):
+    """INVALID_REQUEST: a field is missing or wrong; `field_violations` names it."""
+
+    field_violations: tuple[FieldViolation, ...] = ()
+
+
+class AuthorizationServerMisconfigured(TokenVaultError):
+    """AS_MISCONFIGURED: it refuses the sidecar's client, or its metadata is unusable. For the operator."""
+
+
+class InternalError(TokenVaultError):
+    """INTERNAL: a defect of the sidecar; its log has the details."""
+
+
+class DeadlineExceeded(TokenVaultError):
+    """No answer within the timeout. Whether the sidecar did what was asked is not known."""
