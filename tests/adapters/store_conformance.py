@@ -1,0 +1,493 @@
+"""What every store must do: each sentence of `core.ports.Store`, told to two doors of one store.
+
+A store's test module subclasses `StoreConformance` and gives it a fixture `stand`.
+"""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import pytest
+
+from tokenvault_sidecar.core.model import ContextKind
+from tokenvault_sidecar.core.ports import (
+    Attempt,
+    DelegationRow,
+    GrantRow,
+    RevocationRow,
+    Store,
+    WrappedKey,
+)
+
+NOW = 1_800_000_000.0
+LEASE = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Stand:
+    """A new, empty store and `peer`, another door to it. `pass_time` moves the lease clock, in seconds."""
+
+    store: Store
+    peer: Store
+    pass_time: Callable[[float], None]
+
+
+def row_key(number: int) -> bytes:
+    return number.to_bytes(32, "big")
+
+
+def grant_row(number: int = 1, version: str = "v1", **fields: object) -> GrantRow:
+    row = GrantRow(
+        key=row_key(number),
+        brand="acme",
+        kind=ContextKind.CONSUMER,
+        version=version,
+        sealed=f"sealed {number} {version}".encode(),
+        purge_at=NOW + 1000.0,
+        renew_at=NOW + 100.0,
+    )
+    return replace(row, **fields)  # type: ignore[arg-type]  # a test's row of any fields
+
+
+def delegation_row(number: int = 1, context: int = 1, expires_at: float = NOW + 600.0) -> DelegationRow:
+    return DelegationRow(
+        key=row_key(1000 + number),
+        context_key=row_key(context),
+        brand="acme",
+        kind=ContextKind.CONVERSATION,
+        expires_at=expires_at,
+        sealed=b"sealed delegation",
+    )
+
+
+def revocation_row(number: int = 1, due_at: float = NOW, tries: int = 0) -> RevocationRow:
+    return RevocationRow(
+        id=f"revocation-{number}",
+        brand="acme",
+        due_at=due_at,
+        give_up_at=NOW + 86400.0,
+        sealed=b"sealed token",
+        tries=tries,
+    )
+
+
+def wrapped_key(name: str, created_at: float = NOW) -> WrappedKey:
+    return WrappedKey(id=name, purpose="data", kek="kek-1", wrapped=b"wrapped", created_at=created_at)
+
+
+async def lease(store: Store, row: GrantRow, owner: str = "me", unanswered: int = 0) -> bool:
+    return await store.acquire_lease(
+        row.key, version=row.version, unanswered=unanswered, owner=owner, seconds=LEASE
+    )
+
+
+def keys(rows: Sequence[GrantRow]) -> list[bytes]:
+    return [row.key for row in rows]
+
+
+class GrantConformance:
+    async def test_a_grant_is_read_as_it_was_written(self, stand: Stand) -> None:
+        row = grant_row(
+            attempt=Attempt(unanswered=2, failures=3, retry_at=NOW + 5.5, reason="AS_UNAVAILABLE")
+        )
+        assert await stand.store.put_grant(row, replaces=None)
+        assert await stand.store.get_grant(row.key) == row
+        assert await stand.peer.get_grant(row.key) == row
+
+    async def test_optional_columns_may_be_none(self, stand: Stand) -> None:
+        row = grant_row(kind=ContextKind.CONVERSATION, renew_at=None)
+        assert await stand.store.put_grant(row, replaces=None)
+        assert await stand.store.get_grant(row.key) == row
+
+    async def test_an_unknown_grant_is_none(self, stand: Stand) -> None:
+        assert await stand.store.get_grant(row_key(1)) is None
+
+    async def test_replacing_none_needs_an_empty_place(self, stand: Stand) -> None:
+        first, second = grant_row(), grant_row(version="v2")
+        assert await stand.store.put_grant(first, replaces=None)
+        assert not await stand.store.put_grant(second, replaces=None)
+        assert not await stand.store.put_grant(first, replaces=None)
+        assert await stand.store.get_grant(first.key) == first
+
+    async def test_a_version_is_replaced_only_where_it_is_there(self, stand: Stand) -> None:
+        first, second = grant_row(), grant_row(version="v2", renew_at=NOW + 7.0, purge_at=NOW + 8.0)
+        assert not await stand.store.put_grant(second, replaces="v1")
+        assert await stand.store.get_grant(first.key) is None
+        await stand.store.put_grant(first, replaces=None)
+        assert not await stand.store.put_grant(second, replaces="v0")
+        assert await stand.store.get_grant(first.key) == first
+        assert await stand.store.put_grant(second, replaces="v1")
+        assert await stand.store.get_grant(first.key) == second
+
+    async def test_a_row_may_keep_its_version(self, stand: Stand) -> None:
+        row = grant_row()
+        await stand.store.put_grant(row, replaces=None)
+        failed = replace(row, attempt=Attempt(failures=1, retry_at=NOW, reason="AS_UNAVAILABLE"))
+        assert await stand.store.put_grant(failed, replaces=row.version)
+        assert await stand.store.get_grant(row.key) == failed
+
+    async def test_put_does_not_write_that_a_row_is_leased(self, stand: Stand) -> None:
+        row = grant_row(attempt=Attempt(leased=True))
+        await stand.store.put_grant(row, replaces=None)
+        assert await stand.store.get_grant(row.key) == grant_row()
+        await stand.store.put_grant(row, replaces=row.version)
+        assert await stand.store.get_grant(row.key) == grant_row()
+
+    async def test_put_drops_any_lease(self, stand: Stand) -> None:
+        row = grant_row()
+        await stand.store.put_grant(row, replaces=None)
+        assert await lease(stand.peer, row)
+        assert await stand.store.put_grant(row, replaces=row.version)
+        assert await stand.store.get_grant(row.key) == row
+        assert not await stand.peer.release_lease(row.key, owner="me", attempt=Attempt())
+
+    async def test_put_with_an_owner_needs_that_lease(self, stand: Stand) -> None:
+        first, second = grant_row(), grant_row(version="v2")
+        assert not await stand.store.put_grant(first, replaces=None, owner="me")
+        await stand.store.put_grant(first, replaces=None)
+        assert not await stand.store.put_grant(second, replaces="v1", owner="me")
+        assert await lease(stand.store, first)
+        assert not await stand.store.put_grant(second, replaces="v1", owner="another")
+        assert not await stand.store.put_grant(second, replaces="v0", owner="me")
+        assert await stand.store.put_grant(second, replaces="v1", owner="me")
+        assert await stand.store.get_grant(first.key) == second
+
+    async def test_a_late_answer_is_written_unless_another_took_the_lease(self, stand: Stand) -> None:
+        for number, taken in enumerate((False, True)):
+            row = grant_row(number)
+            await stand.store.put_grant(row, replaces=None)
+            await lease(stand.store, row)
+            stand.pass_time(LEASE + 1)
+            if taken:
+                assert await lease(stand.peer, row, owner="peer", unanswered=1)
+            late = grant_row(number, version="v2")
+            assert await stand.store.put_grant(late, replaces="v1", owner="me") is not taken
+
+    async def test_one_of_many_replaces_a_version(self, stand: Stand) -> None:
+        await stand.store.put_grant(grant_row(), replaces=None)
+        doors = (stand.store, stand.peer) * 20
+        won = await asyncio.gather(
+            *(door.put_grant(grant_row(version=f"w{i}"), replaces="v1") for i, door in enumerate(doors))
+        )
+        assert won.count(True) == 1
+        assert await stand.store.get_grant(row_key(1)) == grant_row(version=f"w{won.index(True)}")
+
+    async def test_one_of_many_makes_the_row(self, stand: Stand) -> None:
+        doors = (stand.store, stand.peer) * 20
+        won = await asyncio.gather(
+            *(door.put_grant(grant_row(version=f"w{i}"), replaces=None) for i, door in enumerate(doors))
+        )
+        assert won.count(True) == 1
+
+    async def test_touching_leaves_attempt_and_lease(self, stand: Stand) -> None:
+        row = grant_row(attempt=Attempt(failures=2, retry_at=NOW, reason="AS_UNAVAILABLE"))
+        await stand.store.put_grant(row, replaces=None)
+        await lease(stand.store, row)
+        touched = replace(row, sealed=b"newer", purge_at=NOW + 2.0, renew_at=None, attempt=Attempt())
+        assert await stand.peer.touch_grant(touched)
+        attempt = replace(row.attempt, leased=True, unanswered=1)
+        assert await stand.store.get_grant(row.key) == replace(touched, attempt=attempt)
+        assert await stand.store.release_lease(row.key, owner="me", attempt=Attempt())
+
+    async def test_touching_needs_the_version(self, stand: Stand) -> None:
+        row = grant_row()
+        assert not await stand.store.touch_grant(row)
+        await stand.store.put_grant(row, replaces=None)
+        assert not await stand.store.touch_grant(replace(row, version="v2", sealed=b"newer"))
+        assert await stand.store.get_grant(row.key) == row
+
+    async def test_due_grants_are_the_brands_soonest_first(self, stand: Stand) -> None:
+        for number, due in ((1, NOW - 1.0), (2, NOW - 3.0), (3, NOW - 2.0), (4, NOW + 1.0), (5, None)):
+            await stand.store.put_grant(grant_row(number, renew_at=due), replaces=None)
+        await stand.store.put_grant(grant_row(6, renew_at=NOW - 9.0, brand="other"), replaces=None)
+        due_rows = await stand.store.due_grants(NOW, brand="acme", limit=10)
+        assert keys(due_rows) == [row_key(2), row_key(3), row_key(1)]
+        assert due_rows[0] == grant_row(2, renew_at=NOW - 3.0)
+        assert keys(await stand.store.due_grants(NOW, brand="acme", limit=2)) == [row_key(2), row_key(3)]
+        assert keys(await stand.store.due_grants(NOW, brand="other", limit=2)) == [row_key(6)]
+        assert not await stand.store.due_grants(NOW, brand="third", limit=2)
+
+    async def test_a_grant_is_not_due_before_retry_at(self, stand: Stand) -> None:
+        attempt = Attempt(failures=1, retry_at=NOW + 10.0, reason="AS_UNAVAILABLE")
+        await stand.store.put_grant(grant_row(renew_at=NOW - 1.0, attempt=attempt), replaces=None)
+        assert not await stand.store.due_grants(NOW + 9.0, brand="acme", limit=10)
+        assert len(await stand.store.due_grants(NOW + 11.0, brand="acme", limit=10)) == 1
+
+    async def test_a_leased_grant_is_not_due(self, stand: Stand) -> None:
+        row = grant_row(renew_at=NOW - 1.0)
+        await stand.store.put_grant(row, replaces=None)
+        await lease(stand.peer, row)
+        assert not await stand.store.due_grants(NOW, brand="acme", limit=10)
+        stand.pass_time(LEASE + 1)
+        (due,) = await stand.store.due_grants(NOW, brand="acme", limit=10)
+        assert due == replace(row, attempt=Attempt(unanswered=1))
+
+    async def test_ended_grants_come_soonest_first(self, stand: Stand) -> None:
+        for number, end in ((1, NOW - 1.0), (2, NOW - 3.0), (3, NOW - 2.0), (4, NOW + 1.0)):
+            brand = "acme" if number % 2 else "other"
+            await stand.store.put_grant(grant_row(number, purge_at=end, brand=brand), replaces=None)
+        await lease(stand.store, grant_row(2))
+        ended = await stand.store.ended_grants(NOW, limit=10)
+        assert keys(ended) == [row_key(2), row_key(3), row_key(1)]
+        assert ended[0].attempt == Attempt(leased=True, unanswered=1)
+        assert keys(await stand.store.ended_grants(NOW, limit=1)) == [row_key(2)]
+
+
+class ForgettingConformance:
+    async def test_forgetting_deletes_voids_and_queues(self, stand: Stand) -> None:
+        row, other = grant_row(1), grant_row(2)
+        for grant in (row, other):
+            await stand.store.put_grant(grant, replaces=None)
+        for number, context in ((1, 1), (2, 1), (3, 2)):
+            await stand.store.put_delegation(delegation_row(number, context))
+        assert await stand.peer.forget_context(row.key, version="v1", revocations=[revocation_row()])
+        assert await stand.store.get_grant(row.key) is None
+        assert await stand.store.get_grant(other.key) == other
+        left = [await stand.store.get_delegation(delegation_row(n).key) for n in (1, 2, 3)]
+        assert left == [None, None, delegation_row(3, 2)]
+        assert await stand.store.due_revocations(NOW, limit=10) == [revocation_row()]
+
+    @pytest.mark.parametrize("expected", ["v0", None])
+    async def test_forgetting_another_version_writes_nothing(
+        self, stand: Stand, expected: str | None
+    ) -> None:
+        row, delegation = grant_row(), delegation_row()
+        await stand.store.put_grant(row, replaces=None)
+        await stand.store.put_delegation(delegation)
+        assert not await stand.store.forget_context(row.key, version=expected, revocations=[revocation_row()])
+        assert await stand.store.get_grant(row.key) == row
+        assert await stand.store.get_delegation(delegation.key) == delegation
+        assert not await stand.store.due_revocations(NOW, limit=10)
+
+    async def test_forgetting_where_no_grant_is(self, stand: Stand) -> None:
+        await stand.store.put_delegation(delegation_row())
+        assert not await stand.store.forget_context(row_key(1), version="v1")
+        assert await stand.store.get_delegation(delegation_row().key) == delegation_row()
+        assert await stand.store.forget_context(row_key(1), version=None, revocations=[revocation_row()])
+        assert await stand.store.get_delegation(delegation_row().key) is None
+        assert await stand.store.due_revocations(NOW, limit=10) == [revocation_row()]
+
+    async def test_forgetting_is_one_transaction(self, stand: Stand) -> None:
+        row, delegation = grant_row(), delegation_row()
+        await stand.store.put_grant(row, replaces=None)
+        await stand.store.put_delegation(delegation)
+        twice = [revocation_row(), revocation_row()]
+        with pytest.raises(ValueError, match="there already"):
+            await stand.store.forget_context(row.key, version="v1", revocations=twice)
+        assert await stand.store.get_grant(row.key) == row
+        assert await stand.store.get_delegation(delegation.key) == delegation
+        assert not await stand.store.due_revocations(NOW, limit=10)
+
+    async def test_one_of_many_forgets(self, stand: Stand) -> None:
+        await stand.store.put_grant(grant_row(), replaces=None)
+        doors = (stand.store, stand.peer) * 20
+        won = await asyncio.gather(
+            *(
+                door.forget_context(row_key(1), version="v1", revocations=[revocation_row(i)])
+                for i, door in enumerate(doors)
+            )
+        )
+        assert won.count(True) == 1
+        assert await stand.store.due_revocations(NOW, limit=99) == [revocation_row(won.index(True))]
+
+    async def test_a_forgotten_grants_lease_is_gone(self, stand: Stand) -> None:
+        row = grant_row()
+        await stand.store.put_grant(row, replaces=None)
+        await lease(stand.store, row)
+        await stand.store.forget_context(row.key, version="v1")
+        assert not await stand.store.put_grant(grant_row(version="v2"), replaces="v1", owner="me")
+        assert not await stand.store.release_lease(row.key, owner="me", attempt=Attempt())
+        await stand.store.put_grant(row, replaces=None)
+        assert await stand.store.get_grant(row.key) == row
+
+
+class LeaseConformance:
+    async def test_a_lease_shows_and_counts_one_unanswered(self, stand: Stand) -> None:
+        row = grant_row(attempt=Attempt(unanswered=1, failures=2, retry_at=NOW, reason="AS_UNAVAILABLE"))
+        await stand.store.put_grant(row, replaces=None)
+        assert await lease(stand.store, row, unanswered=1)
+        leased = replace(row, attempt=replace(row.attempt, leased=True, unanswered=2))
+        assert await stand.store.get_grant(row.key) == leased
+        assert await stand.peer.get_grant(row.key) == leased
+
+    async def test_a_lease_needs_row_version_and_count(self, stand: Stand) -> None:
+        row = grant_row()
+        assert not await lease(stand.store, row)
+        await stand.store.put_grant(row, replaces=None)
+        assert not await lease(stand.store, grant_row(version="v2"))
+        assert not await lease(stand.store, row, unanswered=1)
+        assert await stand.store.get_grant(row.key) == row
+
+    async def test_a_leased_row_is_not_leased_again(self, stand: Stand) -> None:
+        row = grant_row()
+        await stand.store.put_grant(row, replaces=None)
+        assert await lease(stand.store, row)
+        for owner in ("me", "another"):
+            assert not await lease(stand.peer, row, owner=owner, unanswered=1)
+
+    async def test_one_of_many_gets_the_lease(self, stand: Stand) -> None:
+        row = grant_row()
+        await stand.store.put_grant(row, replaces=None)
+        doors = (stand.store, stand.peer) * 20
+        won = await asyncio.gather(*(lease(door, row, owner=f"o{i}") for i, door in enumerate(doors)))
+        assert won.count(True) == 1
+        owner = f"o{won.index(True)}"
+        assert await stand.store.release_lease(row.key, owner=owner, attempt=Attempt())
+
+    async def test_a_lease_runs_out(self, stand: Stand) -> None:
+        row = grant_row()
+        await stand.store.put_grant(row, replaces=None)
+        await lease(stand.store, row)
+        stand.pass_time(LEASE - 1)
+        assert not await lease(stand.peer, row, owner="peer", unanswered=1)
+        stand.pass_time(2)
+        assert await stand.store.get_grant(row.key) == replace(row, attempt=Attempt(unanswered=1))
+        assert await lease(stand.peer, row, owner="peer", unanswered=1)
+        assert not await stand.store.release_lease(row.key, owner="me", attempt=Attempt())
+        seen = await stand.store.get_grant(row.key)
+        assert seen == replace(row, attempt=Attempt(leased=True, unanswered=2))
+
+    async def test_a_released_lease_leaves_what_became_of_it(self, stand: Stand) -> None:
+        row = grant_row()
+        await stand.store.put_grant(row, replaces=None)
+        await lease(stand.store, row)
+        outcome = Attempt(leased=True, unanswered=1, failures=4, retry_at=NOW + 9.0, reason="AS_UNAVAILABLE")
+        assert not await stand.store.release_lease(row.key, owner="another", attempt=outcome)
+        assert await stand.store.release_lease(row.key, owner="me", attempt=outcome)
+        seen = await stand.peer.get_grant(row.key)
+        assert seen == replace(row, attempt=replace(outcome, leased=False))
+        assert not await stand.store.release_lease(row.key, owner="me", attempt=Attempt())
+        assert await lease(stand.peer, row, unanswered=1)
+
+    async def test_releasing_where_no_grant_is(self, stand: Stand) -> None:
+        assert not await stand.store.release_lease(row_key(1), owner="me", attempt=Attempt())
+
+
+class DelegationConformance:
+    async def test_a_delegation_is_read_as_it_was_written(self, stand: Stand) -> None:
+        row = delegation_row()
+        assert await stand.store.get_delegation(row.key) is None
+        await stand.store.put_delegation(row)
+        assert await stand.peer.get_delegation(row.key) == row
+        assert await stand.peer.get_delegation(row.key) == row
+
+    async def test_a_taken_delegation_is_gone(self, stand: Stand) -> None:
+        row = delegation_row()
+        assert not await stand.store.take_delegation(row.key)
+        await stand.store.put_delegation(row)
+        assert await stand.peer.take_delegation(row.key)
+        assert not await stand.store.take_delegation(row.key)
+        assert await stand.store.get_delegation(row.key) is None
+
+    async def test_one_of_many_takes_a_delegation(self, stand: Stand) -> None:
+        row = delegation_row()
+        await stand.store.put_delegation(row)
+        doors = (stand.store, stand.peer) * 20
+        won = await asyncio.gather(*(door.take_delegation(row.key) for door in doors))
+        assert won.count(True) == 1
+
+    async def test_a_pending_delegation_is_not_overwritten(self, stand: Stand) -> None:
+        row = delegation_row()
+        await stand.store.put_delegation(row)
+        with pytest.raises(ValueError, match="there already"):
+            await stand.store.put_delegation(replace(row, sealed=b"another's"))
+        assert await stand.store.get_delegation(row.key) == row
+
+    async def test_expired_delegations_are_purged(self, stand: Stand) -> None:
+        for number, expiry in ((1, NOW - 2.0), (2, NOW - 1.0), (3, NOW), (4, NOW + 1.0)):
+            await stand.store.put_delegation(delegation_row(number, expires_at=expiry))
+        assert await stand.store.purge_delegations(NOW) == 2
+        assert await stand.store.purge_delegations(NOW) == 0
+        left = [await stand.store.get_delegation(delegation_row(n).key) for n in (1, 2, 3, 4)]
+        assert [row is not None for row in left] == [False, False, True, True]
+
+
+class RevocationConformance:
+    async def test_due_revocations_come_soonest_first(self, stand: Stand) -> None:
+        rows = [
+            revocation_row(1, due_at=NOW - 1.0),
+            revocation_row(2, due_at=NOW - 3.0, tries=2),
+            revocation_row(3, due_at=NOW - 2.0),
+            revocation_row(4, due_at=NOW + 1.0),
+        ]
+        await stand.store.add_revocations([])
+        await stand.store.add_revocations(rows)
+        assert await stand.peer.due_revocations(NOW, limit=10) == [rows[1], rows[2], rows[0]]
+        assert await stand.peer.due_revocations(NOW, limit=1) == [rows[1]]
+
+    async def test_revocations_are_added_all_or_none(self, stand: Stand) -> None:
+        await stand.store.add_revocations([revocation_row(1)])
+        with pytest.raises(ValueError, match="there already"):
+            await stand.store.add_revocations([revocation_row(2), revocation_row(1)])
+        assert await stand.store.due_revocations(NOW, limit=10) == [revocation_row(1)]
+
+    async def test_postponing_writes_tries_and_due_at(self, stand: Stand) -> None:
+        await stand.store.add_revocations([revocation_row(1), revocation_row(2)])
+        assert await stand.store.postpone_revocation("revocation-1", tries=1, due_at=NOW + 5.0)
+        assert await stand.store.due_revocations(NOW, limit=10) == [revocation_row(2)]
+        later = await stand.store.due_revocations(NOW + 5.0, limit=10)
+        assert later == [revocation_row(2), revocation_row(1, due_at=NOW + 5.0, tries=1)]
+
+    async def test_postponing_needs_one_try_less(self, stand: Stand) -> None:
+        assert not await stand.store.postpone_revocation("revocation-1", tries=1, due_at=NOW)
+        await stand.store.add_revocations([revocation_row(1, tries=1)])
+        for tries in (0, 1, 3):
+            assert not await stand.store.postpone_revocation("revocation-1", tries=tries, due_at=NOW + 5.0)
+        assert await stand.store.due_revocations(NOW, limit=10) == [revocation_row(1, tries=1)]
+
+    async def test_one_of_many_postpones(self, stand: Stand) -> None:
+        await stand.store.add_revocations([revocation_row()])
+        doors = (stand.store, stand.peer) * 20
+        won = await asyncio.gather(
+            *(door.postpone_revocation("revocation-1", tries=1, due_at=NOW) for door in doors)
+        )
+        assert won.count(True) == 1
+
+    async def test_dropping_a_revocation(self, stand: Stand) -> None:
+        await stand.store.add_revocations([revocation_row(1), revocation_row(2)])
+        await stand.peer.drop_revocation("revocation-1")
+        await stand.peer.drop_revocation("revocation-1")
+        assert await stand.store.due_revocations(NOW, limit=10) == [revocation_row(2)]
+
+
+class KeyConformance:
+    async def test_keys_come_oldest_first(self, stand: Stand) -> None:
+        assert not await stand.store.get_keys()
+        young, old = wrapped_key("young", NOW), wrapped_key("old", NOW - 5.0)
+        assert await stand.store.add_keys([young], first=False)
+        assert await stand.store.add_keys([old], first=False)
+        assert await stand.peer.get_keys() == [old, young]
+
+    async def test_first_keys_need_an_empty_store(self, stand: Stand) -> None:
+        assert await stand.store.add_keys([wrapped_key("a"), wrapped_key("b")], first=True)
+        assert not await stand.peer.add_keys([wrapped_key("c")], first=True)
+        assert [key.id for key in await stand.store.get_keys()] == ["a", "b"]
+
+    async def test_one_of_many_adds_the_first_keys(self, stand: Stand) -> None:
+        doors = (stand.store, stand.peer) * 10
+        won = await asyncio.gather(
+            *(
+                door.add_keys([wrapped_key(f"data-{i}"), wrapped_key(f"index-{i}")], first=True)
+                for i, door in enumerate(doors)
+            )
+        )
+        assert won.count(True) == 1
+        winner = won.index(True)
+        assert [key.id for key in await stand.store.get_keys()] == [f"data-{winner}", f"index-{winner}"]
+
+    async def test_keys_are_added_all_or_none(self, stand: Stand) -> None:
+        await stand.store.add_keys([wrapped_key("a")], first=True)
+        with pytest.raises(ValueError, match="there already"):
+            await stand.store.add_keys([wrapped_key("b"), wrapped_key("a")], first=False)
+        assert [key.id for key in await stand.store.get_keys()] == ["a"]
+
+
+class StoreConformance(
+    GrantConformance,
+    ForgettingConformance,
+    LeaseConformance,
+    DelegationConformance,
+    RevocationConformance,
+    KeyConformance,
+):
+    """All of it."""

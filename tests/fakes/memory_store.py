@@ -1,0 +1,177 @@
+"""A store in memory, with the rules of every other. Set `down` to have it fail as a full disk would."""
+
+import asyncio
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+
+from tokenvault_sidecar.core.errors import StoreUnavailable
+from tokenvault_sidecar.core.ports import Attempt, DelegationRow, GrantRow, RevocationRow, WrappedKey
+
+
+class MemoryStore:
+    """Implements `core.ports.Store`. Advance `lease_clock` to let leases run out."""
+
+    def __init__(self, *, lease_clock: Callable[[], float] = time.monotonic) -> None:
+        self.down = False
+        self.grants: dict[bytes, GrantRow] = {}
+        self.delegations: dict[bytes, DelegationRow] = {}
+        self.revocations: dict[str, RevocationRow] = {}
+        self.keys: list[WrappedKey] = []
+        self._leases: dict[bytes, tuple[str, float]] = {}
+        self._lease_clock = lease_clock
+
+    async def get_grant(self, key: bytes) -> GrantRow | None:
+        await self._turn()
+        return self._seen(self.grants[key]) if key in self.grants else None
+
+    async def put_grant(self, row: GrantRow, *, replaces: str | None, owner: str | None = None) -> bool:
+        await self._turn()
+        if self._version(row.key) != replaces or (owner is not None and not self._owns(row.key, owner)):
+            return False
+        self.grants[row.key] = replace(row, attempt=replace(row.attempt, leased=False))
+        self._leases.pop(row.key, None)
+        return True
+
+    async def touch_grant(self, row: GrantRow) -> bool:
+        await self._turn()
+        if self._version(row.key) != row.version:
+            return False
+        self.grants[row.key] = replace(
+            self.grants[row.key], sealed=row.sealed, purge_at=row.purge_at, renew_at=row.renew_at
+        )
+        return True
+
+    async def forget_context(
+        self, key: bytes, *, version: str | None, revocations: Sequence[RevocationRow] = ()
+    ) -> bool:
+        await self._turn()
+        if self._version(key) != version:
+            return False
+        self._queue(revocations)
+        self.grants.pop(key, None)
+        self._leases.pop(key, None)
+        self.delegations = {k: row for k, row in self.delegations.items() if row.context_key != key}
+        return True
+
+    async def acquire_lease(
+        self, key: bytes, *, version: str, unanswered: int, owner: str, seconds: float
+    ) -> bool:
+        await self._turn()
+        if self._version(key) != version or self._leased(key):
+            return False
+        row = self.grants[key]
+        if row.attempt.unanswered != unanswered:
+            return False
+        self.grants[key] = replace(row, attempt=replace(row.attempt, unanswered=unanswered + 1))
+        self._leases[key] = (owner, self._lease_clock() + seconds)
+        return True
+
+    async def release_lease(self, key: bytes, *, owner: str, attempt: Attempt) -> bool:
+        await self._turn()
+        if not self._owns(key, owner):
+            return False
+        self.grants[key] = replace(self.grants[key], attempt=replace(attempt, leased=False))
+        del self._leases[key]
+        return True
+
+    async def due_grants(self, now: float, *, brand: str, limit: int) -> Sequence[GrantRow]:
+        await self._turn()
+        due = [
+            (row.renew_at, row)
+            for row in self.grants.values()
+            if row.brand == brand and row.renew_at is not None and row.renew_at <= now
+            if (row.attempt.retry_at is None or row.attempt.retry_at <= now) and not self._leased(row.key)
+        ]
+        return [self._seen(row) for _, row in sorted(due, key=lambda pair: pair[0])[:limit]]
+
+    async def ended_grants(self, now: float, *, limit: int) -> Sequence[GrantRow]:
+        await self._turn()
+        ended = [row for row in self.grants.values() if row.purge_at <= now]
+        return [self._seen(row) for row in sorted(ended, key=lambda row: row.purge_at)[:limit]]
+
+    async def put_delegation(self, row: DelegationRow) -> None:
+        await self._turn()
+        if row.key in self.delegations:
+            raise ValueError("a row of this key is there already")
+        self.delegations[row.key] = row
+
+    async def get_delegation(self, key: bytes) -> DelegationRow | None:
+        await self._turn()
+        return self.delegations.get(key)
+
+    async def take_delegation(self, key: bytes) -> bool:
+        await self._turn()
+        return self.delegations.pop(key, None) is not None
+
+    async def purge_delegations(self, now: float) -> int:
+        await self._turn()
+        stale = [key for key, row in self.delegations.items() if row.expires_at < now]
+        for key in stale:
+            del self.delegations[key]
+        return len(stale)
+
+    async def add_revocations(self, rows: Sequence[RevocationRow]) -> None:
+        await self._turn()
+        self._queue(rows)
+
+    async def due_revocations(self, now: float, *, limit: int) -> Sequence[RevocationRow]:
+        await self._turn()
+        due = [row for row in self.revocations.values() if row.due_at <= now]
+        return sorted(due, key=lambda row: row.due_at)[:limit]
+
+    async def postpone_revocation(self, row_id: str, *, tries: int, due_at: float) -> bool:
+        await self._turn()
+        row = self.revocations.get(row_id)
+        if row is None or row.tries != tries - 1:
+            return False
+        self.revocations[row_id] = replace(row, tries=tries, due_at=due_at)
+        return True
+
+    async def drop_revocation(self, row_id: str) -> None:
+        await self._turn()
+        self.revocations.pop(row_id, None)
+
+    async def get_keys(self) -> Sequence[WrappedKey]:
+        await self._turn()
+        return sorted(self.keys, key=lambda key: key.created_at)
+
+    async def add_keys(self, keys: Sequence[WrappedKey], *, first: bool) -> bool:
+        await self._turn()
+        if first and self.keys:
+            return False
+        _refuse_known((key.id for key in keys), {key.id for key in self.keys})
+        self.keys += keys
+        return True
+
+    async def close(self) -> None:
+        """Nothing to let go of: what was stored can still be looked at."""
+
+    async def _turn(self) -> None:
+        """Others run between a call and its effect, as with a real store."""
+        await asyncio.sleep(0)
+        if self.down:
+            raise StoreUnavailable("the store cannot be used: its disk is full, free space", retry_after=1.0)
+
+    def _version(self, key: bytes) -> str | None:
+        return self.grants[key].version if key in self.grants else None
+
+    def _leased(self, key: bytes) -> bool:
+        return key in self._leases and self._leases[key][1] > self._lease_clock()
+
+    def _owns(self, key: bytes, owner: str) -> bool:
+        return key in self._leases and self._leases[key][0] == owner
+
+    def _seen(self, row: GrantRow) -> GrantRow:
+        return replace(row, attempt=replace(row.attempt, leased=self._leased(row.key)))
+
+    def _queue(self, rows: Sequence[RevocationRow]) -> None:
+        _refuse_known((row.id for row in rows), set(self.revocations))
+        self.revocations |= {row.id: row for row in rows}
+
+
+def _refuse_known(ids: Iterable[str], known: set[str]) -> None:
+    for row_id in ids:
+        if row_id in known:
+            raise ValueError("a row of this key is there already")
+        known.add(row_id)
