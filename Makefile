@@ -12,12 +12,14 @@ help: ## list what there is
 
 install: $(STAMP) ## install everything into .venv
 
-$(STAMP): requirements/dev.txt vault/pyproject.toml client/python/pyproject.toml
+$(STAMP): requirements/dev.txt vault/pyproject.toml client/python/pyproject.toml \
+  tests/authserver/package.json tests/authserver/package-lock.json
 	@echo "installing into .venv (first time: about a minute)"
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; set PYTHON=…")'
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e client/python -e vault
+	@$(BIN)/python -m tests.authserver.node install
 	@touch $@
 
 lock: ## resolve dependencies anew into requirements/dev.txt
