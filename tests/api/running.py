@@ -23,6 +23,7 @@ from tokenvault_sidecar.devkit import DevelopmentCA, Issued
 
 BOT = "spiffe://platform.example/bot"
 SERVICE = "orders.acme.example"
+KIOSK = "spiffe://platform.example/kiosk"
 DEADLINE = 20.0
 
 CALLERS = (
@@ -51,7 +52,25 @@ CALLERS = (
             ),
         ),
     ),
+    Caller(
+        "kiosk",
+        frozenset({KIOSK}),
+        (
+            Allow(
+                rpcs=frozenset(Rpc),
+                brands=frozenset({"acme"}),
+                contexts=frozenset({ContextKind.CONVERSATION}),
+            ),
+        ),
+    ),
 )
+
+
+def replace(path: Path, content: bytes) -> None:
+    """As those who rotate do it: a new file takes the old one's name."""
+    new = path.with_suffix(".new")
+    new.write_bytes(content)
+    new.replace(path)
 
 
 @dataclass
@@ -61,11 +80,15 @@ class Pki:
     ca: DevelopmentCA
     files: TlsFiles
     bot: Issued = field(init=False)
-    service: Issued = field(init=False)
+    orders: Issued = field(init=False)
+    kiosk: Issued = field(init=False)
+    stranger: Issued = field(init=False)
 
     def __post_init__(self) -> None:
         self.bot = self.ca.issue(name="bot", uris=[BOT])
-        self.service = self.ca.issue(name="orders", dns=[SERVICE])
+        self.orders = self.ca.issue(name="orders", dns=[SERVICE])
+        self.kiosk = self.ca.issue(name="kiosk", uris=[KIOSK])
+        self.stranger = self.ca.issue(name="stranger", uris=["spiffe://platform.example/stranger"])
 
     @classmethod
     def create(cls, folder: Path) -> "Pki":
@@ -73,15 +96,15 @@ class Pki:
             DevelopmentCA.create("test CA"),
             TlsFiles(folder / "server.pem", folder / "server-key.pem", folder / "client-ca.pem"),
         )
-        pki.files.client_ca.write_bytes(pki.ca.certificate_pem)
+        replace(pki.files.client_ca, pki.ca.certificate_pem)
         pki.renew_server()
         return pki
 
     def renew_server(self, ca: DevelopmentCA | None = None) -> None:
         """A new server certificate in place of the one there is."""
         server = (ca or self.ca).issue(name="vault", dns=["localhost"], ips=["127.0.0.1"])
-        self.files.certificate.write_bytes(server.certificate_pem)
-        self.files.private_key.write_bytes(server.private_key_pem)
+        replace(self.files.certificate, server.certificate_pem)
+        replace(self.files.private_key, server.private_key_pem)
 
 
 @dataclass
@@ -111,6 +134,12 @@ class Running:
         target = address or self.addresses[0]
         async with grpc.aio.secure_channel(target, credentials, options) as channel:
             yield channel
+
+    async def raw(self, client: Issued | None, method: str, data: bytes, **where: Any) -> Any:
+        """One call of any method, with these bytes as its request."""
+        async with self.channel(client, **where) as channel:
+            call: Any = channel.unary_unary(method)  # untyped without serializers
+            return await call(data, timeout=DEADLINE)
 
     async def call(self, client: Issued | None, rpc: str, request: Any, **where: Any) -> Any:
         """One call on a connection of its own."""

@@ -1,0 +1,108 @@
+"""Caller × RPC × context kind: who may do what, for every RPC the service has."""
+
+from typing import Final
+
+import grpc
+import pytest
+from google.protobuf.message_factory import GetMessageClass
+
+from tests.api.running import Running, consumer, conversation, refusal
+from tests.fakes.usecases import issued
+from tokenvault.v1 import token_vault_pb2 as pb
+from tokenvault_sidecar.core.delegations import DelegationRequest
+from tokenvault_sidecar.core.model import Context, ContextKind
+from tokenvault_sidecar.core.policy import Rpc
+
+ALLOWED: Final = "allowed"
+DENIED: Final = "POLICY_DENIED"
+UNKNOWN: Final = "UNKNOWN_CALLER"
+
+NOBODY: Final = (UNKNOWN, UNKNOWN)
+BOTH: Final = (ALLOWED, ALLOWED)
+NEITHER: Final = (DENIED, DENIED)
+CONSUMERS: Final = (ALLOWED, DENIED)
+CONVERSATIONS: Final = (DENIED, ALLOWED)
+
+# For a consumer and for a conversation. "orders" is a brand service, "kiosk" may do all but with consumers.
+EXPECTED: Final = {
+    "StartDelegation": {"bot": BOTH, "orders": NEITHER, "kiosk": CONVERSATIONS, "stranger": NOBODY},
+    "CompleteDelegation": {"bot": BOTH, "orders": NEITHER, "kiosk": CONVERSATIONS, "stranger": NOBODY},
+    "GetToken": {"bot": BOTH, "orders": CONSUMERS, "kiosk": CONVERSATIONS, "stranger": NOBODY},
+    "Invalidate": {"bot": BOTH, "orders": NEITHER, "kiosk": CONVERSATIONS, "stranger": NOBODY},
+}
+CALLERS: Final = ("bot", "orders", "kiosk", "stranger")
+CONTEXTS: Final = (
+    (Context(ContextKind.CONSUMER, "alice"), consumer()),
+    (Context(ContextKind.CONVERSATION, "chat-1"), conversation()),
+)
+SERVICE: Final = pb.DESCRIPTOR.services_by_name["TokenVault"]
+WALK: Final = [
+    pytest.param(method.name, kind, caller, id=f"{caller}-{method.name}-{CONTEXTS[kind][0].kind}")
+    for method in SERVICE.methods
+    for kind in range(len(CONTEXTS))
+    for caller in CALLERS
+]
+
+
+def test_the_policy_knows_every_rpc_of_the_service() -> None:
+    assert {rpc.value for rpc in Rpc} == {method.name for method in SERVICE.methods}
+
+
+@pytest.mark.parametrize(("rpc", "kind", "caller"), WALK)
+async def test_every_rpc_is_for_whom_the_table_says(
+    running: Running, rpc: str, kind: int, caller: str
+) -> None:
+    assert rpc in EXPECTED, f"say here who may call {rpc}"
+    whose, context = CONTEXTS[kind]
+    running.tokens.kept["acme", whose] = issued()
+    running.delegations.pending["state-1"] = DelegationRequest("acme", whose, caller)
+    request = GetMessageClass(SERVICE.methods_by_name[rpc].input_type)()
+    if "context" in request.DESCRIPTOR.fields_by_name:
+        request.MergeFrom(type(request)(brand_id="acme", context=context))
+    else:
+        request.MergeFrom(type(request)(state="state-1", code="a code"))
+
+    try:
+        await running.call(getattr(running.pki, caller), rpc, request)
+    except grpc.aio.AioRpcError as error:
+        told = refusal(error)
+        assert told.code is grpc.StatusCode.PERMISSION_DENIED
+        outcome = told.reason
+        assert running.tokens.asked == []
+        assert running.tokens.kept
+        assert not running.delegations.started
+        assert not running.delegations.completed
+    else:
+        outcome = ALLOWED
+    assert outcome == EXPECTED[rpc][caller][kind]
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        pb.StartDelegationRequest(brand_id="other", context=consumer()),
+        pb.GetTokenRequest(brand_id="other", context=consumer()),
+        pb.InvalidateRequest(brand_id="other", context=consumer()),
+        pb.GetTokenRequest(brand_id="acme", context=consumer(), scopes=["orders", "payments"]),
+        pb.GetTokenRequest(brand_id="acme", context=consumer(), include_id_token=True),
+    ],
+    ids=lambda request: type(request).__name__,
+)
+async def test_another_brand_more_scopes_and_the_id_token_are_denied(
+    running: Running, request_: pb.GetTokenRequest
+) -> None:
+    # The bot may see any scope and the id token, but of its brand only; the brand service neither.
+    certificate = running.pki.bot if request_.brand_id == "other" else running.pki.orders
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await running.call(certificate, type(request_).__name__.removesuffix("Request"), request_)
+    assert refusal(caught.value).reason == DENIED
+    assert running.tokens.asked == []
+
+
+async def test_another_brands_delegation_is_not_completed(running: Running) -> None:
+    running.delegations.pending["state-1"] = DelegationRequest("other", CONTEXTS[0][0], "bot")
+    request = pb.CompleteDelegationRequest(state="state-1", code="a code")
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await running.call(running.pki.bot, "CompleteDelegation", request)
+    assert refusal(caught.value).reason == DENIED
+    assert running.delegations.pending
