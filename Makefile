@@ -27,11 +27,13 @@ lock: ## resolve dependencies anew into requirements/dev.txt
 	  --no-emit-package tokenvault --group pyproject.toml:dev vault/pyproject.toml client/python/pyproject.toml \
 	  --no-emit-package pip --no-emit-package setuptools --custom-compile-command "make lock" -o requirements/dev.txt
 
-gen: $(STAMP) ## generate the stubs from proto/
+gen: $(STAMP) ## generate the stubs from proto/, and the configuration's reference
 	@$(BIN)/python -m tests.tools.generate $(STUBS)
+	@$(BIN)/python -m tests.tools.config_docs
 
-gen-check: $(STAMP) ## fail when the committed stubs are stale
+gen-check: $(STAMP) ## fail when what is generated is stale
 	@$(BIN)/python -m tests.tools.generate --check $(STUBS)
+	@$(BIN)/python -m tests.tools.config_docs --check
 
 format: $(STAMP) ## format code and proto
 	$(BIN)/ruff format

@@ -15,7 +15,7 @@ _FILE = click.Path(path_type=Path)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(version("tokenvault-sidecar"), package_name="tokenvault-sidecar")
+@click.version_option(version("tokenvault-sidecar"), prog_name="tokenvault")
 def main() -> None:
     """Keeps delegated OAuth 2.0 tokens safe and fresh, and hands them only to who may have them."""
 
@@ -43,6 +43,7 @@ def init(directory: Path) -> None:
 def check_config(file: Path) -> None:
     """Check the configuration FILE and say what was understood."""
     # Here, not at the top, as in `serve`: what brings gRPC is slow to import.
+    from tokenvault_sidecar.adapters.keyring import KeyringError, read_kek
     from tokenvault_sidecar.api.tls import TlsFiles, TlsFilesInvalid, server_credentials
 
     config = _load(file)
@@ -54,8 +55,11 @@ def check_config(file: Path) -> None:
                 config.server.client_ca_file,
             )
         )
+        read_kek(config.keys.kek_file.path)
     except TlsFilesInvalid as problem:
-        _fail(f"{file}: server: {problem}")
+        _fail(f"{file}: server: {problem}: put the files that [server] names in order")
+    except KeyringError as problem:
+        _fail(f"{file}: keys.kek_file: {problem}")
     click.echo(f"{file} is in order.\n\n{describe(config)}")
     for warning in config.warnings:
         click.echo(f"warning: {warning}", err=True)
@@ -65,9 +69,9 @@ def check_config(file: Path) -> None:
 @click.option("--config", "file", metavar="FILE", required=True, type=_FILE, help="The configuration.")
 def serve(file: Path) -> None:
     """Run the sidecar until it is told to stop (SIGTERM or SIGINT)."""
-    config = _load(file)
     from tokenvault_sidecar import app
 
+    config = _load(file)
     sys.exit(app.run(config))
 
 

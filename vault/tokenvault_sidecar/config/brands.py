@@ -65,9 +65,9 @@ class ConversationTable(Table):
 class BrandTable(Table):
     """A brand: its authorization server, this client's registration there, and how consumers delegate.
 
-    The authorization server's metadata is discovered from `issuer`, unless
-    its endpoints are given here. A kind of context is switched on by its
-    table being there; at least one must be.
+    The authorization server's metadata is discovered from `issuer` (RFC 8414,
+    OpenID Connect Discovery); what is given here wins. A kind of context is
+    switched on by its table being there; at least one must be.
     """
 
     issuer: Issuer = Field(
@@ -76,33 +76,33 @@ class BrandTable(Table):
     )
     authorization_endpoint: Url | None = Field(
         default=None,
-        description="With `token_endpoint`: use these endpoints instead of discovery.",
+        description="Where consumers log in. Given together with `token_endpoint`, nothing is discovered.",
         examples=["https://login.acme.example/authorize"],
     )
     token_endpoint: Url | None = Field(
         default=None,
-        description="See `authorization_endpoint`.",
+        description="Where codes and refresh tokens are redeemed. See `authorization_endpoint`.",
         examples=["https://login.acme.example/token"],
     )
     revocation_endpoint: Url | None = Field(
         default=None,
-        description="With explicit endpoints: where tokens are revoked (RFC 7009). Unset: they are not.",
+        description="Where tokens are revoked (RFC 7009). Unset: where the metadata says, if anywhere.",
         examples=["https://login.acme.example/revoke"],
     )
     jwks_uri: Url | None = Field(
         default=None,
-        description="With explicit endpoints: where the id token's keys are published (RFC 7517).",
+        description="Where the id token's keys are published. Unset: where the metadata says.",
         examples=["https://login.acme.example/jwks"],
     )
     jwks_file: JwksFilePath | None = Field(
         default=None,
-        description="The id token's keys as a file, a JWK set of public keys, instead of those published.",
+        description="File with the id token's keys instead, a JWK set of public keys (RFC 7517).",
         examples=["acme-jwks.json"],
     )
     sends_iss: Flag | None = Field(
         default=None,
-        description="With explicit endpoints: whether authorization responses carry `iss` (RFC 9207); "
-        "then one without is refused. Unset: they need not.",
+        description="Whether every authorization response carries `iss` (RFC 9207): one without is then "
+        "refused. Unset: what the metadata says, else no.",
         examples=[True],
     )
     ca_file: File | None = Field(

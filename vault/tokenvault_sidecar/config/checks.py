@@ -83,11 +83,6 @@ def _endpoints(table: BrandTable) -> Iterator[Finding]:
     for key in pair:
         if len(given) == 1 and key not in given:
             yield (key,), "is missing", f"add it, or delete {given[0]} to have both discovered"
-    if not given:
-        for key in ("revocation_endpoint", "jwks_uri", "sends_iss"):
-            if getattr(table, key) is not None:
-                remedy = "delete it, or add authorization_endpoint and token_endpoint"
-                yield (key,), "is discovered", remedy
     if table.jwks_uri and table.jwks_file:
         yield ("jwks_file",), "is there beside jwks_uri", "delete one of them"
     consumer = table.contexts.get(ContextKind.CONSUMER)

@@ -7,7 +7,6 @@ Of a file that cannot be used the path is not repeated: who mistakes a
 import json
 import os
 import stat
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
@@ -46,10 +45,10 @@ class SecretFile(PrivateFile):
 
 @dataclass(frozen=True, slots=True)
 class JwksFile:
-    """A JWK set of public keys (RFC 7517 section 5)."""
+    """A JWK set of public keys (RFC 7517 section 5), as text."""
 
     path: Path
-    keys: Mapping[str, object] = field(repr=False)
+    text: str = field(repr=False)
 
 
 def resolve(name: str, info: ValidationInfo) -> Path:
@@ -124,9 +123,9 @@ def _signing_key(value: object, info: ValidationInfo) -> SecretFile:
 
 def _jwks(value: object, info: ValidationInfo) -> JwksFile:
     path = _file(value, info)
+    text = _read(path)
     try:
-        document = json.loads(_read(path))
-        keys = document["keys"]
+        keys = json.loads(text)["keys"]
         usable = bool(keys) and all(isinstance(key["kty"], str) for key in keys)
     except (ValueError, TypeError, KeyError, RecursionError):
         usable = False
@@ -134,7 +133,7 @@ def _jwks(value: object, info: ValidationInfo) -> JwksFile:
         raise reject("holds no JWK set", 'put in {"keys": […]} with at least one key (RFC 7517)') from None
     if any(_PRIVATE_JWK_MEMBERS & set(key) for key in keys):
         raise reject("holds private keys", "put in the authorization server's public keys only")
-    return JwksFile(path, document)
+    return JwksFile(path, text)
 
 
 OutputPath = Annotated[Path, PlainValidator(_path)]

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
-from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from tokenvault_sidecar.config.checks import check
@@ -64,13 +63,13 @@ def _problem(path: Path, error: ErrorDetails) -> Problem:
     loc, kind = error["loc"], error["type"]
     if loc[-1] == "[key]":
         loc = loc[:-1]
-    table, field = _locate(loc)
+    table, name = _locate(loc)
     key = dotted(loc)
     if kind == REJECTED:
         return Problem(path, key, error["ctx"]["what"], error["ctx"]["remedy"])
     if kind == "extra_forbidden":
-        return Problem(path, key, "is not a known key", nearest(str(loc[-1]), table.model_fields))
-    remedy = _example(loc, field)
+        return Problem(path, key, "is not a known key", nearest(name, table.model_fields))
+    remedy = _example(loc, table, name)
     if kind == "missing":
         return Problem(path, key, "is missing", remedy)
     if kind in ("literal_error", "enum"):
@@ -78,38 +77,34 @@ def _problem(path: Path, error: ErrorDetails) -> Problem:
     return Problem(path, key, _WRONG_KIND.get(kind, "is not usable"), remedy)
 
 
-def _locate(loc: tuple[str | int, ...]) -> tuple[type[Table], FieldInfo | None]:
-    """The table an error is in, and its field."""
+def _locate(loc: tuple[str | int, ...]) -> tuple[type[Table], str]:
+    """The table an error is in, and its key there."""
     table: type[Table] = Config
-    field: FieldInfo | None = None
+    key = ""
     parts: Iterator[str | int] = iter(loc)
     for part in parts:
-        field = table.model_fields.get(str(part))
-        if field is None:
-            break
-        inner = table_of(field.annotation)
-        if inner is None:
+        key = str(part)
+        field = table.model_fields.get(key)
+        inner = table_of(field.annotation) if field else None
+        if field is None or inner is None:
             break
         if (is_named(field) or is_list(field)) and next(parts, None) is None:
             break
         table = inner
-    return table, field
+    return table, key
 
 
-def _example(loc: tuple[str | int, ...], field: FieldInfo | None) -> str:
-    if field is None or not field.examples:
-        name = dotted(part for part in loc if isinstance(part, str))
-        return f"see [{name}] in docs/configuration.md"
-    return f"write it like this: {_key_of(loc)} = {to_toml(field.examples[0])}"
-
-
-def _key_of(loc: tuple[str | int, ...]) -> str:
-    return next(str(part) for part in reversed(loc) if isinstance(part, str))
+def _example(loc: tuple[str | int, ...], table: type[Table], key: str) -> str:
+    field = table.model_fields.get(key)
+    if field and field.examples:
+        return f"write it like this: {key} = {to_toml(field.examples[0])}"
+    name = dotted(part for part in loc if isinstance(part, str))
+    return f"see [{name}] in docs/configuration.md"
 
 
 def to_toml(value: Any) -> str:
     """A key's value as TOML has it on one line."""
-    if isinstance(value, dict):
+    if isinstance(value, dict) and value:
         return "{ " + ", ".join(f"{dotted([k])} = {to_toml(v)}" for k, v in value.items()) + " }"
     if isinstance(value, list | tuple):
         return "[" + ", ".join(map(to_toml, value)) + "]"

@@ -57,7 +57,7 @@ class _File:
 
 
 def init(directory: Path, development: Development = DEFAULT) -> tuple[Path, ...]:
-    """Make the files in the folder, which is made (mode 0700) where it is missing, not its parents; their paths.
+    """Make the files in the folder, itself made (mode 0700) where it is missing; their paths.
 
     All or none: raises AlreadyThere where one of them exists, and CannotWrite.
     Private files have mode 0600. The configuration comes last: where it is,
