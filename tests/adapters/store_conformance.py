@@ -218,9 +218,15 @@ class GrantConformance:
         await stand.store.put_grant(row, replaces=None)
         await lease(stand.peer, row)
         assert not await stand.store.due_grants(NOW, brand="acme", limit=10)
+        await stand.peer.release_lease(row.key, owner="me", attempt=Attempt())
+        assert list(await stand.store.due_grants(NOW, brand="acme", limit=10)) == [row]
+
+    async def test_an_ambiguous_grant_is_not_due(self, stand: Stand) -> None:
+        row = grant_row(renew_at=NOW - 1.0)
+        await stand.store.put_grant(row, replaces=None)
+        await lease(stand.peer, row)
         stand.pass_time(LEASE + 1)
-        (due,) = await stand.store.due_grants(NOW, brand="acme", limit=10)
-        assert due == replace(row, attempt=Attempt(unanswered=1))
+        assert not await stand.store.due_grants(NOW, brand="acme", limit=10)
 
     async def test_ended_grants_come_soonest_first(self, stand: Stand) -> None:
         for number, end in ((1, NOW - 1.0), (2, NOW - 3.0), (3, NOW - 2.0), (4, NOW + 1.0)):

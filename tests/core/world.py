@@ -13,7 +13,7 @@ from tokenvault_sidecar.core.background import Background
 from tokenvault_sidecar.core.delegations import Delegated, DelegationRequest, Delegations
 from tokenvault_sidecar.core.housekeeping import Housekeeping
 from tokenvault_sidecar.core.model import Brand, Context, ContextKind, ContextSettings
-from tokenvault_sidecar.core.ports import Store
+from tokenvault_sidecar.core.ports import Clock, Store
 from tokenvault_sidecar.core.renewal import RenewalSettings, Renewer
 from tokenvault_sidecar.core.revocation import Revoker
 from tokenvault_sidecar.core.sealing import Keyring, Sealer
@@ -82,10 +82,12 @@ class World:
         keys: Keyring | None = None,
         settings: RenewalSettings | None = None,
         brand: Brand = ACME,
+        wall: Clock | None = None,
     ) -> None:
         self.clock = clock or HandClock()
-        self.server = server or FakeServer(self.clock)
-        self.store: Store = store or MemoryStore(lease_clock=self.clock)
+        now = wall or self.clock
+        self.server = server or FakeServer(now)
+        self.store: Store = store or MemoryStore(lease_clock=now)
         self.keys = keys or keyring()
         self.events = Noted()
         self.settings = settings or RenewalSettings()
@@ -95,7 +97,7 @@ class World:
             sealer=Sealer(self.keys),
             brands={brand.id: brand},
             servers={brand.id: self.server},
-            clock=self.clock,
+            clock=now,
             events=self.events,
             background=self.background,
             new_id=lambda: secrets.token_urlsafe(16),
@@ -106,7 +108,7 @@ class World:
         self.renewer = Renewer(self.vault, self.revoker, self.settings)
         self.tokens = Tokens(self.vault, self.renewer, self.revoker)
         self.delegations = Delegations(self.vault, self.revoker)
-        self.housekeeping = Housekeeping(self.vault, self.revoker, interval=1.0)
+        self.housekeeping = Housekeeping(self.vault, self.renewer, self.revoker, interval=1.0)
 
     def sibling(self) -> "World":
         return World(

@@ -81,7 +81,9 @@ class MemoryStore:
             (row.renew_at, row)
             for row in self.grants.values()
             if row.brand == brand and row.renew_at is not None and row.renew_at <= now
-            if (row.attempt.retry_at is None or row.attempt.retry_at <= now) and not self._leased(row.key)
+            if row.attempt.unanswered == 0
+            and (row.attempt.retry_at is None or row.attempt.retry_at <= now)
+            and not self._leased(row.key)
         ]
         return [self._seen(row) for _, row in sorted(due, key=lambda pair: pair[0])[:limit]]
 

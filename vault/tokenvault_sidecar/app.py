@@ -1,7 +1,6 @@
 """The sidecar as a process: everything wired, started, and stopped without losing anything."""
 
 import asyncio
-import json
 import random
 import secrets
 import signal
@@ -124,7 +123,7 @@ class Sidecar:
             store=store,
             authorization_servers=servers,
             background=background,
-            housekeeping=Housekeeping(vault, revoker, interval=config.housekeeping.interval),
+            housekeeping=Housekeeping(vault, renewer, revoker, interval=config.housekeeping.interval),
             drain_timeout=config.server.drain_timeout,
         )
 
@@ -212,7 +211,7 @@ def _server_settings(brand: str, table: BrandTable, config: Config) -> ServerSet
             token_endpoint=table.token_endpoint,
             revocation_endpoint=table.revocation_endpoint,
             jwks_uri=table.jwks_uri,
-            static_keys=json.dumps(dict(table.jwks_file.keys)) if table.jwks_file else None,
+            static_keys=table.jwks_file.text if table.jwks_file else None,
             id_token_algorithms=table.id_token_algorithms,
             sends_iss=table.sends_iss,
             ca_file=table.ca_file,

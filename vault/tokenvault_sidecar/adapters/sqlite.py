@@ -30,7 +30,8 @@ _SELECT_GRANTS = f"""
 _GET_GRANT = _SELECT_GRANTS + "key = :key"
 _DUE_GRANTS = (
     _SELECT_GRANTS
-    + "brand = :brand AND renew_at <= :now AND (retry_at IS NULL OR retry_at <= :now) AND NOT "
+    + "brand = :brand AND renew_at <= :now AND unanswered = 0 "
+    + "AND (retry_at IS NULL OR retry_at <= :now) AND NOT "
     + _LEASED
     + " ORDER BY renew_at LIMIT :limit"
 )

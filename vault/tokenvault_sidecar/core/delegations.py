@@ -228,9 +228,10 @@ class Delegations:
         self, code: Secret, delegation: Delegation, row: DelegationRow, server: AuthorizationServer
     ) -> TokenAnswer:
         try:
-            return await server.exchange(
-                code, redirect_uri=delegation.redirect_uri, code_verifier=delegation.code_verifier
-            )
+            async with self._vault.gate(delegation.brand).request():
+                return await server.exchange(
+                    code, redirect_uri=delegation.redirect_uri, code_verifier=delegation.code_verifier
+                )
         except InvalidGrant:
             raise CodeRejected(
                 f"the authorization server of brand {delegation.brand!r} refused the code: "

@@ -64,11 +64,13 @@ class VaultError(Exception):
     """
 
     reason: ClassVar[Reason] = Reason.INTERNAL
+    retry_after: float | None = None
 
     def __init__(self, message: str, *, retry_after: float | None = None) -> None:
         super().__init__(message)
         self.message = message
-        self.retry_after = retry_after
+        if retry_after is not None:
+            self.retry_after = retry_after
 
 
 class InvalidRequest(VaultError):
@@ -157,6 +159,7 @@ class ServerUnavailable(VaultError):
     """
 
     reason = Reason.AS_UNAVAILABLE
+    retry_after = 1.0
 
 
 class AnswerLost(ServerUnavailable):
@@ -191,12 +194,14 @@ class RateLimited(VaultError):
     """The caller is over its limit."""
 
     reason = Reason.RATE_LIMITED
+    retry_after = 1.0
 
 
 class StoreUnavailable(VaultError):
     """The store cannot be read or written now."""
 
     reason = Reason.STORE_UNAVAILABLE
+    retry_after = 1.0
 
 
 class InvalidGrant(Exception):

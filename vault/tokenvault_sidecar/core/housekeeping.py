@@ -1,44 +1,95 @@
 """What nobody asks for but time: purging what is over, renewing what is due, working off revocations."""
 
 import asyncio
+from collections.abc import Awaitable, Callable
+from functools import partial
 
-from tokenvault_sidecar.core.errors import StoreUnavailable
+from tokenvault_sidecar.core.errors import StoreUnavailable, VaultError
+from tokenvault_sidecar.core.gate import BACKGROUND_SLOTS
+from tokenvault_sidecar.core.model import Grant
+from tokenvault_sidecar.core.ports import GrantRow
+from tokenvault_sidecar.core.renewal import Renewer
 from tokenvault_sidecar.core.revocation import Revoker
 from tokenvault_sidecar.core.vault import Vault
 
-BATCH = 200
+PURGE_BATCH = 200
 """Rows purged in one go."""
+
+LOOK = 1.0
+"""Seconds between two looks for grants that are due, spread by jitter."""
+
+SKIPPED_FOR = 60.0
+"""Seconds for which a due grant that could not be renewed makes way for others."""
 
 
 class Housekeeping:
-    """One loop; each round does what is due and then waits."""
+    """Loops that do what is due and then wait; each goes on where another has trouble."""
 
-    def __init__(self, vault: Vault, revoker: Revoker, *, interval: float) -> None:
+    def __init__(self, vault: Vault, renewer: Renewer, revoker: Revoker, *, interval: float) -> None:
         self._vault = vault
+        self._renewer = renewer
         self._revoker = revoker
         self._interval = interval
+        self._skipped: dict[str, dict[bytes, float]] = {}
 
     async def run(self) -> None:
-        """Go on until cancelled. A store that is away is waited for."""
-        while True:
-            try:
-                await self.purge()
-                await self._revoker.work()
-            except StoreUnavailable:
-                self._vault.events("housekeeping_waits", reason="STORE_UNAVAILABLE")
-            await asyncio.sleep(self._interval)
+        """Go on until cancelled."""
+        async with asyncio.TaskGroup() as loops:
+            loops.create_task(self._every(self.purge, lambda: self._interval))
+            loops.create_task(self._every(self._revoker.work, lambda: self._interval))
+            for brand in self._vault.brands:  # a loop each: a slow one delays no other
+                loops.create_task(
+                    self._every(partial(self.renew, brand), lambda: LOOK * (0.5 + self._vault.jitter()))
+                )
 
     async def purge(self) -> int:
-        """Delete ended grants (revoking what still lives) and stale delegations; how many."""
+        """Delete a batch of ended grants, revoking what still lives, and stale delegations.
+
+        How many grants.
+        """
         now = self._vault.clock()
-        purged = await self._vault.store.purge_delegations(now)
-        while rows := await self._vault.store.ended_grants(now, limit=BATCH):
-            gone = 0
-            for row in rows:
-                gone += await self._revoker.forget(row.key, self._vault.sealer.open_grant(row))
-            purged += gone
-            if not gone:
-                break
-        if purged:
-            self._vault.events("purged", rows=purged)
-        return purged
+        await self._vault.store.purge_delegations(now)
+        rows = await self._vault.store.ended_grants(now, limit=PURGE_BATCH)
+        for row in rows:
+            await self._forget(row)
+        if rows:
+            self._vault.events("purged", grants=len(rows))
+        return len(rows)
+
+    async def renew(self, brand: str) -> int:
+        """Renew some of the brand's grants that are due; how many were renewed."""
+        now = self._vault.clock()
+        skipped = {key: until for key, until in self._skipped.get(brand, {}).items() if until > now}
+        self._skipped[brand] = skipped
+        if self._vault.gate(brand).is_open:
+            return 0
+        rows = await self._vault.store.due_grants(now, brand=brand, limit=BACKGROUND_SLOTS + len(skipped))
+        due = [row for row in rows if row.key not in skipped][:BACKGROUND_SLOTS]
+        flights = {row.key: self._renewer.renew_soon(row.key, row.version, background=True) for row in due}
+        if flights:
+            await asyncio.wait(flights.values())
+        failed = [key for key, flight in flights.items() if flight.exception() is not None]
+        skipped.update(dict.fromkeys(failed, now + SKIPPED_FOR))
+        return len(flights) - len(failed)
+
+    async def _forget(self, row: GrantRow) -> None:
+        try:
+            grant: Grant | None = self._vault.sealer.open_grant(row)
+        except StoreUnavailable:
+            grant = None  # it was tampered with: over all the same
+        if grant is not None:
+            await self._revoker.forget(row.key, grant)
+        else:
+            self._vault.events("unreadable_purged", brand=row.brand)
+            await self._vault.store.forget_context(row.key, version=row.version)
+
+    async def _every(self, work: Callable[[], Awaitable[int]], pause: Callable[[], float]) -> None:
+        """Again at once while something was done, else after a pause. A store that is away is waited for."""
+        while True:
+            try:
+                done = await work()
+            except VaultError as error:
+                self._vault.events("housekeeping_waits", reason=error.reason.value)
+                done = 0
+            if not done:
+                await asyncio.sleep(pause())

@@ -134,7 +134,11 @@ class Store(Protocol):
         """End this lease and write the attempt's other fields. False where it is the row's lease no more."""
 
     async def due_grants(self, now: float, *, brand: str, limit: int) -> Sequence[GrantRow]:
-        """Rows of the brand to renew: `renew_at` and `retry_at` past, not leased; soonest due first."""
+        """Rows of the brand to renew; soonest due first.
+
+        `renew_at` and `retry_at` past, not leased, and nothing unanswered:
+        what is ambiguous is not for the background.
+        """
 
     async def ended_grants(self, now: float, *, limit: int) -> Sequence[GrantRow]:
         """Rows whose `purge_at` is past; soonest first."""

@@ -70,17 +70,23 @@ class Renewer:
             raise ServerUnavailable("renewing this token takes longer than usual: ask again", retry_after=1.0)
         return task.result()
 
-    def renew_soon(self, key: bytes, version: str, *, rejected: bool = False) -> asyncio.Task[Grant]:
-        """The same, without waiting: the one flight of this token version, started where there is none."""
+    def renew_soon(
+        self, key: bytes, version: str, *, rejected: bool = False, background: bool = False
+    ) -> asyncio.Task[Grant]:
+        """The same, without waiting: the one flight of this token version, started where there is none.
+
+        `background`: nobody waits for it, so that it takes a place that others leave free.
+        """
         name = (key, version)
         flight = self._flights.get(name)
         if flight is None:
-            flight = self._vault.background.spawn(self._renew(key, version, rejected=rejected), "renewal")
+            work = self._renew(key, version, rejected=rejected, background=background)
+            flight = self._vault.background.spawn(work, "renewal")
             self._flights[name] = flight
             flight.add_done_callback(lambda _: self._flights.pop(name, None))
         return flight
 
-    async def _renew(self, key: bytes, version: str, *, rejected: bool) -> Grant:
+    async def _renew(self, key: bytes, version: str, *, rejected: bool, background: bool) -> Grant:
         while True:
             row = await self._vault.store.get_grant(key)
             if row is None:
@@ -90,9 +96,13 @@ class Renewer:
             if row.attempt.leased:
                 await self._peer(row)
                 continue
-            redemption = await self._begin(row, rejected=rejected)
-            if redemption is not None:
-                return await self._redeem(redemption)
+            await self._check(row, rejected=rejected)
+            # The slot comes first: a lease is held for one request, not for a queue.
+            async with self._vault.gate(row.brand).slot(background=background):
+                await self._prepare(row.brand)
+                redemption = await self._begin(row, rejected=rejected)
+                if redemption is not None:
+                    return await self._redeem(redemption)
 
     async def _peer(self, row: GrantRow) -> None:
         """Wait while another process redeems this version, until its result is there or its lease is over."""
@@ -104,12 +114,11 @@ class Renewer:
                 return
             pause = min(pause * 1.5, 0.2)
 
-    async def _begin(self, row: GrantRow, *, rejected: bool) -> _Redemption | None:
-        """Lease the row, or None where somebody was faster. Raises where it may not be redeemed now."""
+    async def _check(self, row: GrantRow, *, rejected: bool) -> Grant:
+        """The grant, where its refresh token may be redeemed now; raises where it may not."""
         grant = self._vault.sealer.open_grant(row)
         now = self._vault.clock()
-        state = lifecycle.renewable(grant, now)
-        if state is not lifecycle.Renewable.YES:
+        if lifecycle.renewable(grant, now) is not lifecycle.Renewable.YES:
             raise ConsentRequired(f"brand {row.brand!r}: the grant cannot be renewed: challenge the consumer")
         over = rejected or not lifecycle.is_valid(grant, now)
         redeem = lifecycle.may_redeem(row.attempt, token_over=over, now=now)
@@ -119,6 +128,21 @@ class Renewer:
             raise _consent(row.brand, "did not answer when its refresh token was redeemed")
         if redeem.wait:
             raise _backing_off(row, redeem.wait)
+        return grant
+
+    async def _prepare(self, brand: str) -> None:
+        """Have the server's metadata before a lease is taken: failing here is not a redemption."""
+        server = self._vault.servers.get(brand)
+        if server is None:
+            raise ServerMisconfigured(
+                f"brand {brand!r} is no longer configured: its grants wait for its return"
+            )
+        with self._vault.gate(brand).watch(proves=False):  # it may come from a cache
+            await server.prepare()
+
+    async def _begin(self, row: GrantRow, *, rejected: bool) -> _Redemption | None:
+        """Lease the row, or None where somebody was faster. Raises where it may not be redeemed now."""
+        grant = await self._check(row, rejected=rejected)
         owner = self._vault.new_id()
         leased = await self._vault.store.acquire_lease(
             row.key,
@@ -150,19 +174,12 @@ class Renewer:
         return await self._take_id_token(renewed, row.key, responses.id_token(answer))
 
     async def _ask(self, brand: str, refresh_token: Secret) -> TokenAnswer:
-        server = self._vault.servers.get(brand)
-        if server is None:
-            raise ServerMisconfigured(
-                f"brand {brand!r} is no longer configured: its grants wait for its return"
-            )
-        error: type[ServerUnavailable] = ServerUnavailable
         try:
             async with asyncio.timeout(self._settings.deadline):
-                await server.prepare()
-                error = AnswerLost
-                return await server.refresh(refresh_token)
+                with self._vault.gate(brand).watch():
+                    return await self._vault.servers[brand].refresh(refresh_token)
         except TimeoutError:
-            raise error(
+            raise AnswerLost(
                 f"the authorization server of brand {brand!r} did not answer in {self._settings.deadline:g} s"
             ) from None
 

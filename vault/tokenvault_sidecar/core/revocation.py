@@ -71,8 +71,9 @@ class Revoker:
             if server is None:
                 raise ServerMisconfigured(f"brand {row.brand!r} is no longer configured")
             token, hint = self._vault.sealer.open_revocation(row)
-            await server.prepare()
-            await server.revoke(token, hint=hint)
+            async with self._vault.gate(row.brand).request(background=True):
+                await server.prepare()
+                await server.revoke(token, hint=hint)
         except (ServerUnavailable, ServerMisconfigured, StoreUnavailable) as error:
             if now < row.give_up_at:
                 self._vault.events(

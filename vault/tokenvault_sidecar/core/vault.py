@@ -1,11 +1,12 @@
 """What every use-case works with: the ports, the brands, the sealer, and sources of chance."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from tokenvault_sidecar.core import lifecycle
 from tokenvault_sidecar.core.background import Background
 from tokenvault_sidecar.core.errors import InvalidRequest
+from tokenvault_sidecar.core.gate import Gate
 from tokenvault_sidecar.core.model import Brand, Context, ContextKind, Grant
 from tokenvault_sidecar.core.ports import AuthorizationServer, Clock, Events, GrantRow, Store
 from tokenvault_sidecar.core.sealing import Sealer
@@ -25,6 +26,16 @@ class Vault:
     new_id: Callable[[], str]
     new_secret: Callable[[], str]
     jitter: Callable[[], float]
+    _gates: dict[str, Gate] = field(default_factory=dict)
+
+    def gate(self, brand_id: str) -> Gate:
+        """The gate before the brand's authorization server."""
+        gate = self._gates.get(brand_id)
+        if gate is None:
+            gate = self._gates[brand_id] = Gate(
+                brand_id, clock=self.clock, events=self.events, jitter=self.jitter
+            )
+        return gate
 
     def brand(self, brand_id: str, kind: ContextKind | None = None) -> Brand:
         """The brand, with this kind of context switched on where one is given. Raises InvalidRequest."""
