@@ -291,6 +291,8 @@ class TestFaults:
 
     async def test_a_write_whose_caller_is_cancelled_still_happens(self, path: Path) -> None:
         async with opened(path, lock_timeout=PATIENCE) as store, helper("hold_lock", path) as holder:
+            complaints: list[object] = []
+            asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
             assert await holder.line() == "locked"
             write = asyncio.create_task(store.put_grant(grant_row(), replaces=None))
             await asyncio.sleep(0)
@@ -301,6 +303,7 @@ class TestFaults:
             await holder.finish()
             assert not await store.put_grant(grant_row(), replaces=None)  # queued behind it
             assert await store.get_grant(row_key(1)) == grant_row()
+        assert not complaints
 
 
 class TestErasure:

@@ -6,11 +6,9 @@ from pathlib import Path
 
 import pytest
 
-pytest.register_assert_rewrite("tests.adapters.store_conformance")
-
-from tests.adapters.store_conformance import Stand, StoreConformance  # noqa: E402 rewritten first
-from tests.fakes.memory_store import MemoryStore  # noqa: E402
-from tokenvault_sidecar.adapters.sqlite import SqliteStore  # noqa: E402
+from tests.adapters.store_conformance import Stand, StoreConformance
+from tests.fakes.memory_store import MemoryStore
+from tokenvault_sidecar.adapters.sqlite import SqliteStore
 
 
 class LeaseClock:
