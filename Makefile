@@ -25,7 +25,7 @@ $(STAMP): requirements/dev.txt vault/pyproject.toml client/python/pyproject.toml
 lock: ## resolve dependencies anew into requirements/dev.txt
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate \
 	  --no-emit-package tokenvault --group pyproject.toml:dev vault/pyproject.toml client/python/pyproject.toml \
-	  --no-emit-package pip --no-emit-package setuptools --custom-compile-command "make lock" -o requirements/dev.txt
+	  --custom-compile-command "make lock" -o requirements/dev.txt
 
 gen: $(STAMP) ## generate the stubs from proto/, and the configuration's reference
 	@$(BIN)/python -m tests.tools.generate $(STUBS)
