@@ -17,7 +17,6 @@ from tokenvault_sidecar.core.errors import StoreUnavailable
 _RETRY_AFTER = 1.0
 _T = TypeVar("_T")
 
-_KEY_TAKEN = {"SQLITE_CONSTRAINT_PRIMARYKEY", "SQLITE_CONSTRAINT_UNIQUE"}
 _CAUSES = {
     "SQLITE_FULL": "its disk or quota is full: free space",
     "SQLITE_BUSY": "another process holds its lock: look for a backup or a database tool at work",
@@ -33,8 +32,7 @@ _CAUSES = {
 def unavailable(error: pysqlite3.Error) -> StoreUnavailable:
     """Our error for one of SQLite's. It names no path and holds nothing of the inner text."""
     name = getattr(error, "sqlite_errorname", "no SQLite code")
-    primary = "_".join(name.split("_")[:2])
-    cause = _CAUSES.get(primary, "it is closed or another program changed it: restart the sidecar")
+    cause = _CAUSES.get(name, "it is closed or another program changed it: restart the sidecar")
     return StoreUnavailable(f"the store cannot be used, {cause} ({name})", retry_after=_RETRY_AFTER)
 
 
@@ -47,8 +45,8 @@ class _Write:
         self._tell(self.future.set_result, result)
 
     def fail(self, error: Exception) -> None:
-        if getattr(error, "sqlite_errorname", "") in _KEY_TAKEN:
-            error = ValueError("a row of this key is there already")
+        if isinstance(error, pysqlite3.IntegrityError):  # pysqlite3 does not tell which constraint
+            error = ValueError("a row of this key is there already, or a value is missing or of a wrong type")
         elif isinstance(error, pysqlite3.Error):
             error = unavailable(error)
         self._tell(self.future.set_exception, error)
