@@ -48,8 +48,11 @@ def test_the_spiffe_id_counts_else_the_dns_name(
         ((SPIFFE, b"https://bot.example/"), (), "several URI names"),
         ((), (b"a.example", b"b.example"), "several DNS names"),
         ((), (b"*.example",), "wildcard"),
-        ((b"https://bot.example/",), (), "neither"),
-        ((), (), "neither"),
+        ((), (SPIFFE,), "invalid"),
+        ((), (b"bot.example\0.evil.example",), "invalid"),
+        ((), (b"",), "invalid"),
+        ((b"https://bot.example/",), (), "no DNS name"),
+        ((), (), "no DNS name"),
         ((b"spiffe://platform.example/b\xc3\xb6t",), (), "not ASCII"),
     ],
 )

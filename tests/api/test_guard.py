@@ -39,7 +39,7 @@ async def test_an_unknown_caller_is_told_what_it_is(running: Running) -> None:
         ([BOT, f"{BOT}/2"], [], "several URI names"),
         ([], ["bot.example", "orders.acme.example"], "several DNS names"),
         ([], ["*.acme.example"], "wildcard"),
-        ([], [], "neither"),
+        ([], [], "no DNS name"),
     ],
 )
 async def test_an_ambiguous_certificate_is_refused(

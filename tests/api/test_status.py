@@ -48,6 +48,13 @@ def test_the_proto_names_each_reasons_status_code() -> None:
         assert comments[reason.value].strip().startswith(f"// {code.name}: "), reason
 
 
+def test_where_waiting_helps_every_error_says_so() -> None:
+    """UNAVAILABLE and RESOURCE_EXHAUSTED have RetryInfo, and nothing else has."""
+    transient = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED}
+    for error in concrete():
+        assert (error.retry_after is not None) == (CODES[error.reason] in transient), error
+
+
 def test_an_error_carries_its_reason_and_message() -> None:
     status = to_status(GrantNotFound("brand 'acme' has none"))
     info = error_details_pb2.ErrorInfo()

@@ -30,6 +30,7 @@ class Guard(grpc.aio.ServerInterceptor):
 
     def __init__(self, policy: Policy) -> None:
         self._policy = policy
+        self._guarded: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
 
     async def intercept_service(
         self,
@@ -37,10 +38,18 @@ class Guard(grpc.aio.ServerInterceptor):
         handler_call_details: grpc.HandlerCallDetails,
     ) -> grpc.RpcMethodHandler[Any, Any] | None:
         """The method's handler, guarded. None, which gRPC answers with UNIMPLEMENTED, stays None."""
-        handler = await continuation(handler_call_details)
-        # Streams pass by what is below: fail closed, as if there were none.
-        if handler is None or handler.unary_unary is None:
-            return None
+        method = handler_call_details.method
+        if method not in self._guarded:
+            handler = await continuation(handler_call_details)
+            # Streams would pass by what is below: fail closed, as if there were none.
+            if handler is None or handler.unary_unary is None:
+                return None
+            self._guarded[method] = self._guard(method, handler)
+        return self._guarded[method]
+
+    def _guard(
+        self, method: str, handler: grpc.RpcMethodHandler[Any, Any]
+    ) -> grpc.RpcMethodHandler[Any, Any]:
         # The stubs know the synchronous context only, and that no serializer is a valid one.
         call: Any = handler.unary_unary
         parse = handler.request_deserializer or _as_is
@@ -59,7 +68,7 @@ class Guard(grpc.aio.ServerInterceptor):
             except grpc.aio.BaseError:
                 raise  # gRPC's own: the servicer aborted, or the call is over
             except Exception as error:
-                _log_defect(handler_call_details.method, error)
+                _log_defect(method, error)
                 await abort(context, VaultError(_INTERNAL))
 
         return grpc.unary_unary_rpc_method_handler(guarded)

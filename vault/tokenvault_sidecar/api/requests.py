@@ -9,11 +9,12 @@ from collections.abc import Mapping
 from typing import Final
 
 from google.protobuf.duration_pb2 import Duration
-from tokenvault.v1 import token_vault_pb2 as pb
 
+from tokenvault.v1 import token_vault_pb2 as pb
 from tokenvault_sidecar.core.delegations import AuthorizationResponse, DelegationRequest
 from tokenvault_sidecar.core.errors import InvalidRequest
 from tokenvault_sidecar.core.model import Context, ContextKind, Secret
+from tokenvault_sidecar.core.policy import Allow
 from tokenvault_sidecar.core.tokens import TokenRequest
 
 MAX_ID: Final = 256
@@ -33,7 +34,7 @@ _PARAMETER: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 # RFC 6749 section 3.3, scope-token, and section 4.1.2.1, error.
 _SCOPE: Final = re.compile(r"[\x21\x23-\x5b\x5d-\x7e]+")
 _ERROR: Final = re.compile(r"[\x20\x21\x23-\x5b\x5d-\x7e]+")
-_PRINTABLE: Final = re.compile(r"[\x21-\x7e]*")
+_PRINTABLE: Final = re.compile(r"[\x21-\x7e]+")
 # C0 and C1 controls, line and paragraph separators, and what turns the direction of text: two ids that
 # differ must not look the same in a log or on a screen.
 _CONTROL: Final = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ufeff]")
@@ -45,17 +46,35 @@ def brand_and_context(
     """Whose tokens are meant."""
     brand = request.brand_id
     if not _BRAND.fullmatch(brand):
-        raise InvalidRequest("brand_id", "is missing" if not brand else "is no brand's id")
-    kind = request.context.WhichOneof("kind")
-    if kind == "consumer":
-        consumer = request.context.consumer.consumer_id
-        _check_text("context.consumer.consumer_id", consumer, MAX_ID)
-        return brand, Context(ContextKind.CONSUMER, consumer)
-    if kind == "conversation":
-        conversation = request.context.conversation.conversation_id
-        _check_text("context.conversation.conversation_id", conversation, MAX_ID)
-        return brand, Context(ContextKind.CONVERSATION, conversation)
-    raise InvalidRequest("context", "is missing: set consumer or conversation")
+        raise InvalidRequest("brand_id", "is no brand's id" if brand else "is missing")
+    whose = request.context
+    match whose.WhichOneof("kind"):
+        case "consumer":
+            consumer = whose.consumer.consumer_id
+            _check_text("context.consumer.consumer_id", consumer, MAX_ID)
+            return brand, Context(ContextKind.CONSUMER, consumer)
+        case "conversation":
+            conversation = whose.conversation.conversation_id
+            _check_text("context.conversation.conversation_id", conversation, MAX_ID)
+            return brand, Context(ContextKind.CONVERSATION, conversation)
+        case _:
+            raise InvalidRequest("context", "is missing: set consumer or conversation")
+
+
+def scopes(request: pb.StartDelegationRequest | pb.GetTokenRequest) -> tuple[str, ...]:
+    """The scopes asked for, each once."""
+    asked = request.scopes
+    if not asked:
+        return ()
+    if len(asked) > MAX_SCOPES:
+        raise InvalidRequest("scopes", f"more than {MAX_SCOPES}")
+    for position, scope in enumerate(asked):
+        if len(scope) > MAX_SCOPE or not _SCOPE.fullmatch(scope):
+            raise InvalidRequest(
+                f"scopes[{position}]",
+                f"is no scope-token (RFC 6749 section 3.3) of at most {MAX_SCOPE} bytes",
+            )
+    return tuple(dict.fromkeys(asked))
 
 
 def delegation_request(request: pb.StartDelegationRequest, caller: str) -> DelegationRequest:
@@ -71,7 +90,7 @@ def delegation_request(request: pb.StartDelegationRequest, caller: str) -> Deleg
         brand=brand,
         context=context,
         caller=caller,
-        scopes=_scopes(request),
+        scopes=scopes(request),
         redirect_uri=request.redirect_uri or None,
         expected_subject=request.expected_subject or None,
         parameters=_parameters(request.authorization_parameters),
@@ -99,34 +118,22 @@ def authorization_response(request: pb.CompleteDelegationRequest) -> Authorizati
     )
 
 
-def token_request(request: pb.GetTokenRequest) -> TokenRequest:
-    """A GetTokenRequest. What the caller's policy says of it is not in it yet."""
-    brand, context = brand_and_context(request)
+def token_request(
+    request: pb.GetTokenRequest, brand: str, context: Context, asked: tuple[str, ...], allow: Allow
+) -> TokenRequest:
+    """A GetTokenRequest, with what was read of it already and what its caller is allowed."""
     if request.include_id_token and context.kind is not ContextKind.CONSUMER:
         raise InvalidRequest("include_id_token", "only goes with a consumer context")
     return TokenRequest(
         brand=brand,
         context=context,
-        scopes=_scopes(request),
+        scopes=asked,
         min_ttl=_min_ttl(request.min_ttl) if request.HasField("min_ttl") else 0.0,
         rejected_version=_version(request.rejected_token_version),
         include_id_token=request.include_id_token,
+        keeps_session_alive=allow.keeps_session_alive,
+        releasable=allow.scopes,
     )
-
-
-def _scopes(request: pb.StartDelegationRequest | pb.GetTokenRequest) -> tuple[str, ...]:
-    asked = request.scopes
-    if not asked:
-        return ()
-    if len(asked) > MAX_SCOPES:
-        raise InvalidRequest("scopes", f"more than {MAX_SCOPES}")
-    for position, scope in enumerate(asked):
-        if len(scope) > MAX_SCOPE or not _SCOPE.fullmatch(scope):
-            raise InvalidRequest(
-                f"scopes[{position}]",
-                f"is no scope-token (RFC 6749 section 3.3) of at most {MAX_SCOPE} bytes",
-            )
-    return tuple(dict.fromkeys(asked))
 
 
 def _min_ttl(span: Duration) -> float:
@@ -140,9 +147,11 @@ def _min_ttl(span: Duration) -> float:
 
 
 def _version(version: str) -> str | None:
+    if not version:
+        return None
     if len(version) > MAX_VERSION or not _PRINTABLE.fullmatch(version):
         raise InvalidRequest("rejected_token_version", "is no token version")
-    return version or None
+    return version
 
 
 def _parameters(given: Mapping[str, str]) -> dict[str, str]:

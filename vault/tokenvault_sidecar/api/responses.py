@@ -3,8 +3,8 @@
 from typing import Final
 
 from google.protobuf.timestamp_pb2 import Timestamp
-from tokenvault.v1 import token_vault_pb2 as pb
 
+from tokenvault.v1 import token_vault_pb2 as pb
 from tokenvault_sidecar.core.delegations import Challenge, Delegated
 from tokenvault_sidecar.core.model import Context, ContextKind
 from tokenvault_sidecar.core.tokens import IssuedToken, Revocation
@@ -18,36 +18,43 @@ _REVOCATIONS: Final = {
 
 def challenge(answer: Challenge) -> pb.StartDelegationResponse:
     """The answer to StartDelegation."""
-    return pb.StartDelegationResponse(
+    response = pb.StartDelegationResponse(
         delegation_id=answer.delegation_id,
         authorization_url=answer.authorization_url.reveal(),
-        expire_time=_timestamp(answer.expires_at),
     )
+    _set(response.expire_time, answer.expires_at)
+    return response
 
 
 def delegated(answer: Delegated) -> pb.CompleteDelegationResponse:
     """The answer to CompleteDelegation."""
-    return pb.CompleteDelegationResponse(
+    response = pb.CompleteDelegationResponse(
         brand_id=answer.brand,
         context=_context(answer.context),
         granted_scopes=answer.scopes,
         subject=answer.subject or "",
-        access_token_expire_time=_timestamp(answer.access_token_expires_at),
-        session_expire_time=_timestamp(answer.session_ends_at),
     )
+    if answer.access_token_expires_at is not None:
+        _set(response.access_token_expire_time, answer.access_token_expires_at)
+    if answer.session_ends_at is not None:
+        _set(response.session_expire_time, answer.session_ends_at)
+    return response
 
 
 def token(answer: IssuedToken) -> pb.GetTokenResponse:
     """The answer to GetToken."""
-    return pb.GetTokenResponse(
+    response = pb.GetTokenResponse(
         access_token=answer.access_token.reveal(),
         token_type=answer.token_type,
-        expire_time=_timestamp(answer.expires_at),
         scopes=answer.scopes,
         token_version=answer.version,
-        id_token=answer.id_token.reveal() if answer.id_token else "",
         degraded=answer.degraded,
     )
+    if answer.expires_at is not None:
+        _set(response.expire_time, answer.expires_at)
+    if answer.id_token is not None:
+        response.id_token = answer.id_token.reveal()
+    return response
 
 
 def invalidated(answer: Revocation) -> pb.InvalidateResponse:
@@ -61,9 +68,8 @@ def _context(context: Context) -> pb.Context:
     return pb.Context(conversation=pb.ConversationContext(conversation_id=context.id))
 
 
-def _timestamp(at: float | None) -> Timestamp | None:
+def _set(time: Timestamp, at: float) -> None:
     """Whole milliseconds, never later than `at`."""
-    if at is None:
-        return None
     seconds, milliseconds = divmod(int(at * 1000), 1000)
-    return Timestamp(seconds=seconds, nanos=milliseconds * 1_000_000)
+    time.seconds = seconds
+    time.nanos = milliseconds * 1_000_000

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Final
 
 import grpc
-from tokenvault.v1.token_vault_pb2_grpc import TokenVaultServicer, add_TokenVaultServicer_to_server
 
+from tokenvault.v1.token_vault_pb2_grpc import TokenVaultServicer, add_TokenVaultServicer_to_server
 from tokenvault_sidecar.api.guard import Guard
 from tokenvault_sidecar.api.tls import TlsFiles, server_credentials
 

@@ -2,13 +2,12 @@
 
 # ruff: noqa: N802 the methods have the names of the proto's RPCs
 
-from dataclasses import replace
 from typing import Any
 
 import grpc
+
 from tokenvault.v1 import token_vault_pb2 as pb
 from tokenvault.v1.token_vault_pb2_grpc import TokenVaultServicer
-
 from tokenvault_sidecar.api import requests, responses
 from tokenvault_sidecar.api.callers import current_caller
 from tokenvault_sidecar.core.delegations import Delegations
@@ -49,12 +48,11 @@ class Servicer(TokenVaultServicer):
 
     async def GetToken(self, request: pb.GetTokenRequest, context: _Context) -> pb.GetTokenResponse:
         caller = current_caller.get()
-        wanted = requests.token_request(request)
-        allow = Policy.check(
-            caller,
-            Call(Rpc.GET_TOKEN, wanted.brand, wanted.context.kind, wanted.scopes, wanted.include_id_token),
-        )
-        wanted = replace(wanted, releasable=allow.scopes, keeps_session_alive=allow.keeps_session_alive)
+        brand, whose = requests.brand_and_context(request)
+        scopes = requests.scopes(request)
+        call = Call(Rpc.GET_TOKEN, brand, whose.kind, scopes, request.include_id_token)
+        allow = Policy.check(caller, call)
+        wanted = requests.token_request(request, brand, whose, scopes, allow)
         return responses.token(await self._tokens.get(wanted))
 
     async def Invalidate(self, request: pb.InvalidateRequest, context: _Context) -> pb.InvalidateResponse:
