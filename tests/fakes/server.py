@@ -53,6 +53,7 @@ class FakeServer:
     late_faults: deque[Exception] = field(default_factory=deque)
     overrides: dict[str, object] = field(default_factory=dict)
     gate: asyncio.Event | None = None
+    gated: frozenset[str] = frozenset({"exchange", "refresh", "revoke"})
     prepare_fault: Exception | None = None
     renewed_account: str | None = None
 
@@ -62,6 +63,7 @@ class FakeServer:
         self.refresh_tokens: dict[str, Family] = {}
         self.revoked: list[tuple[str, str]] = []
         self.requests: list[str] = []
+        self.redeemed: list[str] = []
         self._numbers = itertools.count(1)
 
     # the consumer's side
@@ -105,7 +107,7 @@ class FakeServer:
 
     async def exchange(self, code: Secret, *, redirect_uri: str, code_verifier: Secret) -> TokenAnswer:
         self.requests.append("authorization_code")
-        await self._before()
+        await self._before("exchange")
         known = self.codes.get(code.reveal())
         if (
             known is None
@@ -119,7 +121,8 @@ class FakeServer:
 
     async def refresh(self, refresh_token: Secret) -> TokenAnswer:
         self.requests.append(f"refresh_token {refresh_token.reveal()}")
-        await self._before()
+        await self._before("refresh")
+        self.redeemed.append(refresh_token.reveal())
         family = self.refresh_tokens.get(refresh_token.reveal())
         if family is None or not family.alive:
             raise InvalidGrant
@@ -130,7 +133,7 @@ class FakeServer:
 
     async def revoke(self, token: Secret, *, hint: str) -> None:
         self.requests.append(f"revoke {hint}")
-        await self._before()
+        await self._before("revoke")
         self.revoked.append((hint, token.reveal()))
         if hint == "refresh_token" and (family := self.refresh_tokens.get(token.reveal())):
             family.alive = False
@@ -142,8 +145,8 @@ class FakeServer:
             raise InvalidIdToken("the id token is not meant for this delegation")
         return IdClaims(claims["sub"], claims["exp"])
 
-    async def _before(self) -> None:
-        if self.gate is not None:
+    async def _before(self, request: str) -> None:
+        if self.gate is not None and request in self.gated:
             await self.gate.wait()
         await asyncio.sleep(0)
         if self.faults:
