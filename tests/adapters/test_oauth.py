@@ -567,12 +567,12 @@ async def test_server_without_revocation(server: ScriptedServer, connect: Connec
 async def test_prepare_tells_the_facts_and_fetches_the_keys(server: ScriptedServer, connect: Connect) -> None:
     oauth = connect()
     assert oauth.facts is None
-    facts = await oauth.prepare()
+    facts = await oauth.prepare(keys=True)
     assert oauth.facts == facts
     assert (facts.issuer, facts.sends_iss, facts.revokes) == (server.issuer, True, True)
     assert len(server.requests("/jwks")) == 1
     await server.stop()
-    assert await oauth.prepare() == facts
+    assert await oauth.prepare(keys=True) == facts
     token = Secret(server.mint())
     claims = await oauth.verify_id_token(token, nonce=Secret("n-1"), now=time.time())
     assert claims.subject == "alice"

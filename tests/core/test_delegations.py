@@ -67,6 +67,12 @@ async def test_bad_requests_name_their_field(world: World, request_: dict[str, o
     assert world.server.requests == []
 
 
+async def test_default_scopes_are_held_against_the_callers_policy_too(world: World) -> None:
+    with pytest.raises(PolicyDenied):
+        await world.challenge(ALICE, askable=frozenset({"openid"}))
+    await world.challenge(ALICE, askable=frozenset({"openid"}), scopes=("openid",))
+
+
 async def test_a_kind_of_context_that_is_switched_off(world: World) -> None:
     brand = world.vault.brands["acme"]
     contexts = {ContextKind.CONSUMER: brand.contexts[ContextKind.CONSUMER]}

@@ -72,7 +72,7 @@ def test_scopes_are_as_asked_where_the_answer_says_nothing() -> None:
 
 def test_a_rotated_refresh_token_replaces_the_old_an_omitted_one_keeps_it() -> None:
     assert renewal(refresh_token="r1").refresh_token == Secret("r1")
-    for kept in (..., None, "", 7):
+    for kept in (..., None, "", 7, "\ud800", "two words"):
         assert renewal(refresh_token=kept).refresh_token == Secret("r0")
     assert exchange().refresh_token is None
 

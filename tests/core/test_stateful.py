@@ -261,6 +261,6 @@ class Sidecars(RuleBasedStateMachine):
 
 
 def test_two_sidecars_over_one_store() -> None:
-    run_state_machine_as_test(  # type: ignore[no-untyped-call]  # hypothesis leaves it untyped
+    run_state_machine_as_test(
         Sidecars, settings=settings(max_examples=EXAMPLES, stateful_step_count=50, deadline=None)
     )

@@ -89,7 +89,7 @@ class FakeServer:
     def facts(self) -> ServerFacts:
         return ServerFacts(self.issuer, self.sends_iss, self.revokes)
 
-    async def prepare(self) -> ServerFacts:
+    async def prepare(self, *, keys: bool = False) -> ServerFacts:
         if self.prepare_fault is not None:
             raise self.prepare_fault
         return self.facts
@@ -168,7 +168,8 @@ class FakeServer:
             answer["expires_in"] = self.life
         if "openid" in family.scopes.split() and (nonce is not None or self.refreshed_id_tokens):
             subject = family.account if nonce else self.renewed_account or family.account
-            answer["id_token"] = json.dumps({"sub": subject, "nonce": nonce, "exp": self.clock() + 600})
+            claims = {"sub": subject, "nonce": nonce, "exp": self.clock() + 600}
+            answer["id_token"] = json.dumps(claims, separators=(",", ":"))
         answer.update(self.overrides)
         if self.late_faults:
             raise self.late_faults.popleft()

@@ -133,10 +133,10 @@ class OAuthServer:
     def facts(self) -> ServerFacts | None:
         return self._facts
 
-    async def prepare(self) -> ServerFacts:
+    async def prepare(self, *, keys: bool = False) -> ServerFacts:
         until = self._until()
         metadata = await self._within(until, self._metadata())
-        if metadata.jwks_uri or self._settings.static_keys:
+        if keys:
             await self._within(until, self._keys.get())
         self._facts = ServerFacts(
             issuer=metadata.issuer,

@@ -2,6 +2,7 @@
 
 # ruff: noqa: N802 the methods have the names of the proto's RPCs
 
+from dataclasses import replace
 from typing import Any
 
 import grpc
@@ -30,7 +31,8 @@ class Servicer(TokenVaultServicer):
     ) -> pb.StartDelegationResponse:
         caller = current_caller.get()
         wanted = requests.delegation_request(request, caller.name)
-        Policy.check(caller, Call(Rpc.START_DELEGATION, wanted.brand, wanted.context.kind, wanted.scopes))
+        call = Call(Rpc.START_DELEGATION, wanted.brand, wanted.context.kind, wanted.scopes)
+        wanted = replace(wanted, askable=Policy.check(caller, call).scopes)
         return responses.challenge(await self._delegations.start(wanted))
 
     async def CompleteDelegation(

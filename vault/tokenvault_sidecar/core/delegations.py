@@ -16,6 +16,7 @@ from tokenvault_sidecar.core.errors import (
     InvalidIdToken,
     InvalidRequest,
     IssuerMismatch,
+    PolicyDenied,
     ServerMisconfigured,
     ServerUnavailable,
     StateNotFound,
@@ -65,7 +66,10 @@ _REGISTERED_ERRORS = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class DelegationRequest:
-    """What StartDelegation asks for. No scopes, no redirect URI: the brand's own."""
+    """What StartDelegation asks for. No scopes, no redirect URI: the brand's own.
+
+    `askable` are the scopes the caller may ask for, None any.
+    """
 
     brand: str
     context: Context
@@ -74,6 +78,7 @@ class DelegationRequest:
     redirect_uri: str | None = None
     expected_subject: str | None = None
     parameters: Mapping[str, str] = field(default_factory=dict)
+    askable: frozenset[str] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,7 +183,7 @@ class Delegations:
         permit(delegation.brand, delegation.context.kind)
         self._vault.brand(brand.id, delegation.context.kind)
         server = self._vault.servers[brand.id]
-        facts = await server.prepare()
+        facts = await server.prepare(keys=_logs_in(delegation))
         if not await self._vault.store.take_delegation(row.key):
             raise _state_not_found()
         try:
@@ -210,10 +215,10 @@ class Delegations:
             raise CodeRejected(
                 f"the token response of brand {brand.id!r} is not usable: {unusable}; nothing was stored"
             ) from None
-        if delegation.context.kind is ContextKind.CONVERSATION:
-            grant = self._conversation_grant(brand, tokens)
-        else:
+        if delegation.context.kind is ContextKind.CONSUMER:
             grant = await self._consumer_grant(brand, delegation, tokens, server)
+        else:
+            grant = self._conversation_grant(brand, tokens)
         await self._keep(row.context_key, grant, brand)
         return Delegated(
             brand=brand.id,
@@ -266,7 +271,7 @@ class Delegations:
             tokens=tokens,
             session=Session(now + settings.session_absolute, settings.session_idle, now),
         )
-        if OPENID not in delegation.scopes:
+        if not _logs_in(delegation):
             return replace(grant, tokens=replace(tokens, id_token=None))
         try:
             if tokens.id_token is None:
@@ -306,6 +311,11 @@ def code_challenge(verifier: Secret) -> str:
     return base64.urlsafe_b64encode(digest).rstrip(b"=").decode()
 
 
+def _logs_in(delegation: Delegation) -> bool:
+    """Whether an id token is due, and is looked at."""
+    return delegation.context.kind is ContextKind.CONSUMER and OPENID in delegation.scopes
+
+
 def _redirect_uri(brand: Brand, request: DelegationRequest) -> str:
     wanted = request.redirect_uri or brand.redirect_uris[0]
     if wanted not in brand.redirect_uris:
@@ -322,6 +332,8 @@ def _scopes(brand: Brand, request: DelegationRequest) -> tuple[str, ...]:
             "scopes",
             f"brand {brand.id!r} is not configured with {' '.join(unknown)} for {request.context.kind}s",
         )
+    if request.askable is not None and not request.askable.issuperset(scopes):
+        raise PolicyDenied("the brand's default scopes are more than the caller's policy allows: name fewer")
     if request.expected_subject is not None and OPENID not in scopes:
         raise InvalidRequest("expected_subject", "needs the scope openid: without it no subject is told")
     return scopes

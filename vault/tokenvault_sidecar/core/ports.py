@@ -222,8 +222,8 @@ class AuthorizationServer(Protocol):
     def facts(self) -> ServerFacts | None:
         """What is known of the server without asking it; None before the first `prepare`."""
 
-    async def prepare(self) -> ServerFacts:
-        """Have the metadata and signing keys at hand, fetched where not cached."""
+    async def prepare(self, *, keys: bool = False) -> ServerFacts:
+        """Have the metadata at hand, and with `keys` the signing keys, fetched where not cached."""
 
     async def authorization_url(self, request: AuthorizationRequest) -> str:
         """The link for the consumer's browser."""

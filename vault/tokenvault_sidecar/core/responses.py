@@ -78,7 +78,7 @@ def _access_token(answer: TokenAnswer) -> Secret:
 
 def _optional(answer: TokenAnswer, name: str) -> Secret | None:
     value = answer.get(name)
-    return Secret(value) if isinstance(value, str) and value else None
+    return Secret(value) if isinstance(value, str) and _TOKEN.fullmatch(value) else None
 
 
 def _expires_in(answer: TokenAnswer) -> float | None:
