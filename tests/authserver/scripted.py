@@ -14,7 +14,7 @@ import json
 import ssl
 import time
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Literal
@@ -74,6 +74,10 @@ class Seen:
         return dict(parse_qsl(self.body.decode(), keep_blank_values=True, strict_parsing=True))
 
 
+Answer = Callable[[Seen], Reply]
+"""Makes the reply from the request."""
+
+
 class ScriptedServer:
     """`tls`: a server-side SSLContext for https. `path` is the issuer's, such as "/tenant"."""
 
@@ -81,7 +85,7 @@ class ScriptedServer:
         self._tls = tls
         self._host = host
         self._path = path
-        self._scripts: dict[str, list[Reply]] = {}
+        self._scripts: dict[str, list[Reply | Answer]] = {}
         self._changed = asyncio.Condition()
         self._handlers: set[asyncio.Task[None]] = set()
         self._server: asyncio.Server | None = None
@@ -131,7 +135,7 @@ class ScriptedServer:
         await self._server.wait_closed()
         self._server = None
 
-    def on(self, path: str, *replies: Reply) -> None:
+    def on(self, path: str, *replies: Reply | Answer) -> None:
         """Answer this path so from now on; without replies: as by default."""
         self._scripts[path] = list(replies)
 
@@ -218,15 +222,16 @@ class ScriptedServer:
             headers = {name.lower(): value.strip() for name, _, value in (li.partition(":") for li in lines)}
             path = urlsplit(target).path
             reply = self._next(path)
-            if reply.close == "before":
+            if isinstance(reply, Reply) and reply.close == "before":
                 writer.transport.abort()
                 return
             body = await reader.readexactly(int(headers.get("content-length", "0")))
             query = dict(parse_qsl(urlsplit(target).query))
+            seen = Seen(method, path, query, headers, body, number)
             async with self._changed:
-                self.seen.append(Seen(method, path, query, headers, body, number))
+                self.seen.append(seen)
                 self._changed.notify_all()
-            if not await self._answer(writer, reply):
+            if not await self._answer(writer, reply if isinstance(reply, Reply) else reply(seen)):
                 return
 
     async def _answer(self, writer: asyncio.StreamWriter, reply: Reply) -> bool:
@@ -252,7 +257,7 @@ class ScriptedServer:
         await writer.drain()
         return reply.keep_alive and not reply.truncate
 
-    def _next(self, path: str) -> Reply:
+    def _next(self, path: str) -> Reply | Answer:
         script = self._scripts.get(path)
         if script:
             return script.pop(0) if len(script) > 1 else script[0]
