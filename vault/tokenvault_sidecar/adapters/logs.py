@@ -31,7 +31,9 @@ _OUTCOMES: Final = {
 def configure_logging(level: str, form: str) -> None:
     """Set structlog up. `level` is the least that is logged; `form` is "json" or "console"."""
     renderer: structlog.typing.Processor = (
-        structlog.processors.JSONRenderer() if form == "json" else structlog.dev.ConsoleRenderer()
+        structlog.processors.JSONRenderer()
+        if form == "json"
+        else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
     )
     structlog.configure(
         processors=[
