@@ -92,6 +92,10 @@ class SidecarProcess:
             self.kill()
             raise TimeoutError(f"the sidecar did not end {_STOP_SECONDS:.0f} s after {by.name}") from None
 
+    def wait(self) -> int:
+        """Wait, without end, until it ends by itself; the exit status."""
+        return self._started.wait()
+
     def kill(self) -> None:
         """SIGKILL; the process is gone when this returns."""
         self._started.kill()
