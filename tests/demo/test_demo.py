@@ -29,7 +29,7 @@ STEPS = {
     "The bot asks for the token in another conversation": "nothing there",
     "The bot shows her a link, she logs in and agrees": "kept under her consumer id",
     "The bot calls the brand's API with her token.": "the brand's API answers 200, for alice",
-    "Alice starts another conversation, with another bot process.": "no login needed: the brand's API answers",
+    "Alice starts another conversation, with another bot process.": "no login needed",
     "The brand service asks for the consumer's token.": "it may: the brand's API answers 200, for alice",
     "The brand service asks for the conversation's token.": "(PolicyDenied)",
     "A stranger claims to be the bot, with a certificate of another authority.": "(VaultUnreachable)",
