@@ -175,6 +175,22 @@ KEYS: list[tuple[Path_, Any, str, str, str]] = [
         "is also caller bot's",
         "certificates of its own",
     ),
+    (
+        ("callers", "bot", "identities"),
+        ["spiffe://tokenvault.test/*"],
+        "callers.brand-service.identities[0]",
+        "is also caller bot's",
+        "certificates of its own",
+    ),
+    (
+        ("callers", "brand-service", "identities"),
+        ["spiffe://tokenvault.test/*"],
+        "callers.brand-service.identities[0]",
+        "is also caller bot's",
+        "certificates of its own",
+    ),
+    (("callers", "bot", "identities", 0), "spiffe://a/*b", "callers.bot.identities[0]", "SPIFFE", "below"),
+    (("callers", "bot", "identities", 0), "spiffe:///*", "callers.bot.identities[0]", "SPIFFE", "below"),
     (("callers", "bot", "identities"), [], "callers.bot.identities", "must not be empty", "spiffe://"),
     (("callers", "bot", "identities", 0), "CN=bot", "callers.bot.identities[0]", "neither", "DNS name"),
     (

@@ -38,6 +38,31 @@ def test_a_caller_is_found_by_each_of_its_identities() -> None:
             POLICY.caller(unknown)
 
 
+def test_a_path_stands_for_all_below_it_and_for_nothing_else() -> None:
+    bots = Caller("bots", frozenset({"spiffe://test/bots/*"}), ())
+    one = Caller("one", frozenset({"spiffe://test/bots/one"}), ())
+    policy = Policy([bots, one])
+    assert policy.caller("spiffe://test/bots/one") is one
+    for below in ("two", "two/three", "..two", "a.b-c_d"):
+        assert policy.caller(f"spiffe://test/bots/{below}") is bots
+    for other in (
+        "spiffe://test/bots",
+        "spiffe://test/bots/",
+        "spiffe://test/bots/*",
+        "spiffe://test/bots/../admin",
+        "spiffe://test/bots/two/..",
+        "spiffe://test/bots/./two",
+        "spiffe://test/bots//two",
+        "spiffe://test/bots/two/",
+        "spiffe://test/bots/two\n",
+        "spiffe://test/bots/t wo",
+        "spiffe://test/botsy/two",
+        "spiffe://tes/bots/two",
+    ):
+        with pytest.raises(UnknownCaller):
+            policy.caller(other)
+
+
 @pytest.mark.parametrize(
     ("caller", "call", "allowed"),
     [

@@ -63,7 +63,7 @@ class CallerTable(Table):
 
     identities: Annotated[tuple[Identity, ...], Distinct] = Field(
         description="What its certificates show: a SPIFFE ID (URI name), else a DNS name in lower case. "
-        "No two callers share one.",
+        "A SPIFFE ID that ends in `/*` stands for all below that path. No two callers share one.",
         min_length=1,
         examples=[["spiffe://example.org/bot"]],
     )

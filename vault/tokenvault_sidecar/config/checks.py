@@ -8,6 +8,7 @@ from tokenvault_sidecar.config.callers import ANY, AllowTable
 from tokenvault_sidecar.config.problems import nearest
 from tokenvault_sidecar.config.schema import Config
 from tokenvault_sidecar.core.model import ContextKind
+from tokenvault_sidecar.core.policy import BELOW
 
 Finding = tuple[tuple[str | int, ...], str, str]
 """A key's path, what is wrong with it, and the remedy."""
@@ -111,13 +112,20 @@ def _parameters(table: BrandTable) -> Iterator[Finding]:
 
 
 def _identities(config: Config) -> Iterator[Finding]:
-    owners: dict[str, str] = {}
-    for name, caller in config.callers.items():
-        for index, identity in enumerate(caller.identities):
-            owner = owners.setdefault(identity, name)
-            if owner != name:
+    owners = [
+        (identity, name, index)
+        for name, caller in config.callers.items()
+        for index, identity in enumerate(caller.identities)
+    ]
+    for position, (identity, name, index) in enumerate(owners):
+        for other, owner, _ in owners[:position]:
+            if owner != name and (_covers(identity, other) or _covers(other, identity)):
                 remedy = "give each caller certificates of its own, or make them one caller"
                 yield ("callers", name, "identities", index), f"is also caller {owner}'s", remedy
+
+
+def _covers(identity: str, other: str) -> bool:
+    return identity == other or (identity.endswith(BELOW) and other.startswith(identity[:-1]))
 
 
 def _allow(entry: AllowTable, brands: dict[str, BrandTable]) -> Iterator[Finding]:

@@ -9,6 +9,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo
 
 from tokenvault_sidecar.config.files import resolve
 from tokenvault_sidecar.config.problems import reject
+from tokenvault_sidecar.core.policy import BELOW
 
 _DURATION = re.compile(r"(?:(\d{1,9})h)?(?:(\d{1,9})m)?(?:(\d{1,9})s)?(?:(\d{1,9})ms)?")
 _UNITS = (("h", 3_600_000), ("m", 60_000), ("s", 1000), ("ms", 1))
@@ -100,8 +101,12 @@ def _listen(value: str, info: ValidationInfo) -> str:
 
 def _identity(value: str) -> str:
     if value.startswith("spiffe://"):
-        if not _SPIFFE_ID.fullmatch(value):
-            raise reject("is no SPIFFE ID", "write it in full, as in spiffe://example.org/bot")
+        example = f"{value[:-1]}x" if value.endswith(BELOW) else value
+        if not _SPIFFE_ID.fullmatch(example):
+            raise reject(
+                "is no SPIFFE ID",
+                "write it in full, as in spiffe://example.org/bot; spiffe://example.org/bots/* is all below",
+            )
     elif not _DNS_NAME.fullmatch(value) or len(value) > 253:
         raise reject(
             "is neither a SPIFFE ID nor a DNS name",

@@ -1,11 +1,18 @@
 """Who may do what: caller × RPC × brand × context kind × scopes, as data. No entry means no."""
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
 from tokenvault_sidecar.core.errors import PolicyDenied, UnknownCaller
 from tokenvault_sidecar.core.model import ContextKind
+
+BELOW = "/*"
+"""Ends an identity that stands for all SPIFFE IDs below its path."""
+
+_SEGMENTS = re.compile(r"(?:(?!\.{1,2}(?:/|$))[A-Za-z0-9._-]+(?:/(?!$)|$))+")
+"""The rest of a SPIFFE ID's path (SPIFFE-ID section 2.2): no empty segment, no dots that climb."""
 
 
 class Rpc(StrEnum):
@@ -31,7 +38,10 @@ class Allow:
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """An authenticated workload: a name for logs, its certificate identities, and what it may do."""
+    """An authenticated workload: a name for logs, its certificate identities, and what it may do.
+
+    An identity is a DNS name, a SPIFFE ID, or one ending in "/*": any below that path.
+    """
 
     name: str
     identities: frozenset[str]
@@ -53,17 +63,22 @@ class Policy:
     """The configured callers, looked up by certificate identity."""
 
     def __init__(self, callers: Iterable[Caller]) -> None:
-        self._by_identity: Mapping[str, Caller] = {i: caller for caller in callers for i in caller.identities}
+        owners = [(identity, caller) for caller in callers for identity in caller.identities]
+        self._exact: Mapping[str, Caller] = dict(owners)
+        self._below = [(identity[:-1], caller) for identity, caller in owners if identity.endswith(BELOW)]
 
     def caller(self, identity: str) -> Caller:
-        """The caller of this identity. Raises UnknownCaller."""
-        try:
-            return self._by_identity[identity]
-        except KeyError:
-            raise UnknownCaller(
-                f"no configured caller has the certificate identity {identity!r}: "
-                "add it under [callers] or present another certificate"
-            ) from None
+        """The caller of this identity, an exact one before one by its path. Raises UnknownCaller."""
+        caller = self._exact.get(identity)
+        if caller is not None and not identity.endswith(BELOW):
+            return caller
+        for path, caller in self._below:
+            if identity.startswith(path) and _SEGMENTS.fullmatch(identity, len(path)):
+                return caller
+        raise UnknownCaller(
+            f"no configured caller has the certificate identity {identity!r}: "
+            "add it under [callers] or present another certificate"
+        )
 
     @staticmethod
     def check(caller: Caller, call: Call) -> Allow:
