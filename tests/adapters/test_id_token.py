@@ -118,12 +118,16 @@ async def test_claims_that_must_be_there(
         ("nbf", "soon"),
         ("nbf", 2.0**33),
         ("nonce", 1),
+        ("nonce", ["n-1"]),
         ("nonce", "n-\ud800"),
         ("iss", ["https://as.example"]),
         ("aud", []),
         ("aud", {"client": 1}),
         ("aud", "clien"),
         ("azp", "client2"),
+        ("azp", ["client"]),
+        ("azp", ""),
+        ("azp", None),
     ],
 )
 async def test_claims_of_the_wrong_kind(
@@ -137,6 +141,17 @@ async def test_audience_may_be_a_list_with_this_client_as_azp(
 ) -> None:
     for claims in ({"aud": ["client"]}, {"aud": ["client", "api"], "azp": "client"}):
         await verifier.verify(Secret(server.mint(**claims)), nonce=NONCE, now=time.time())
+
+
+async def test_claims_not_used_here_refuse_nobody(server: ScriptedServer, verifier: IdTokenVerifier) -> None:
+    token = server.mint(auth_time="yesterday", amr="pwd", at_hash=7, jti=7, email=None)
+    assert (await verifier.verify(Secret(token), nonce=NONCE, now=time.time())).subject == "alice"
+
+
+async def test_nonce_sent_empty_is_no_nonce(server: ScriptedServer, verifier: IdTokenVerifier) -> None:
+    for told in ("", "n-1"):
+        with pytest.raises(InvalidIdToken, match="its nonce"):
+            await verifier.verify(Secret(server.mint(nonce=told)), nonce=Secret(""), now=time.time())
 
 
 async def test_leeway_is_small(server: ScriptedServer, verifier: IdTokenVerifier) -> None:

@@ -1,7 +1,8 @@
 """What an answer of the token or revocation endpoint means, as tables (RFC 6749 section 5, RFC 7009).
 
 The question behind every row: may the server have acted on the request? Then
-a code or refresh token may be used up, and asking again is not safe.
+a code or refresh token may be used up, and asking again is not safe. Authlib
+does not ask it, and takes a refusal without an `error` for a token: all this is ours.
 """
 
 from collections.abc import Mapping

@@ -1,23 +1,30 @@
-"""How the client authenticates at the token and revocation endpoints (RFC 6749 section 2.3, RFC 7523)."""
+"""How the client authenticates at the token and revocation endpoints (RFC 6749 section 2.3, RFC 7523).
 
-import secrets
+Authlib puts the credentials on a request; ours is what it leaves out: the
+form-encoding before Basic, and an assertion made anew, of one minute's life,
+for each request.
+"""
+
+import warnings
 from collections.abc import Mapping
 from enum import StrEnum
 from typing import Protocol
 from urllib.parse import quote_plus
 
-import httpx2
-from joserfc import jwt
-from joserfc.errors import JoseError
+from authlib.oauth2.auth import ClientAuth as Credentials
+from authlib.oauth2.rfc7523 import PrivateKeyJWT
+from joserfc.errors import JoseError, SecurityWarning
 from joserfc.jwk import ECKey, Key, OKPKey
 
-from tokenvault_sidecar.adapters.jose import ALGORITHMS, SignatureRegistry, read_private_key
+from tokenvault_sidecar.adapters.jose import ALGORITHMS, read_private_key
 from tokenvault_sidecar.core.model import Secret
 from tokenvault_sidecar.core.ports import Clock
 
-_ASSERTION_TYPE = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
 _ASSERTION_LIFETIME = 60
 _CURVE_ALGORITHMS = {"P-256": "ES256", "P-384": "ES384", "P-521": "ES512"}
+
+Signed = tuple[Mapping[str, str], str]
+"""Headers and form of a request that says who sends it."""
 
 
 class ClientAuth(StrEnum):
@@ -30,42 +37,26 @@ class ClientAuth(StrEnum):
 
 
 class Authenticator(Protocol):
-    """What a request carries besides its own parameters."""
+    """Says in a request who sends it."""
 
-    def form(self) -> Mapping[str, str]:
-        """Parameters for the request's body, new for each request."""
-
-    def header(self) -> httpx2.Auth | None:
-        """The Authorization header, if any."""
+    def sign(self, url: str, form: str) -> Signed:
+        """The headers and the form-encoded body to send to `url`, for one request."""
 
 
-class Basic:
-    """client_secret_basic: both parts form-encoded first (RFC 6749 section 2.3.1)."""
+class ClientSecret:
+    """client_secret_basic, client_secret_post, and `none`: a public client only says its name."""
 
-    def __init__(self, client_id: str, secret: Secret) -> None:
+    def __init__(self, method: ClientAuth, client_id: str, secret: Secret | None) -> None:
+        self._method = method
         self._client_id = client_id
         self._secret = secret
 
-    def form(self) -> Mapping[str, str]:
-        return {}
-
-    def header(self) -> httpx2.Auth:
-        return httpx2.BasicAuth(quote_plus(self._client_id), quote_plus(self._secret.reveal()))
-
-
-class Post:
-    """client_secret_post, and without a secret `none`: a public client only says its name."""
-
-    def __init__(self, client_id: str, secret: Secret | None) -> None:
-        self._client_id = client_id
-        self._secret = secret
-
-    def form(self) -> Mapping[str, str]:
-        secret = {} if self._secret is None else {"client_secret": self._secret.reveal()}
-        return {"client_id": self._client_id, **secret}
-
-    def header(self) -> None:
-        return None
+    def sign(self, url: str, form: str) -> Signed:
+        client_id, secret = self._client_id, None if self._secret is None else self._secret.reveal()
+        if self._method is ClientAuth.CLIENT_SECRET_BASIC and secret is not None:
+            # RFC 6749 section 2.3.1; Authlib does not, and a secret with a "%" or "+" would be refused.
+            client_id, secret = quote_plus(client_id), quote_plus(secret)
+        return _signed(Credentials(client_id, secret, self._method), url, form)
 
 
 class PrivateKeyJwt:
@@ -94,31 +85,33 @@ class PrivateKeyJwt:
         self._key_id = key_id
         self._audience = audience
         self._clock = clock
-        self._registry = SignatureRegistry(frozenset([self._algorithm]))
         try:
-            self.form()
+            self.sign("", "")
         except (JoseError, ValueError, TypeError, AttributeError):
             problem = f"the private key is not one for {self._algorithm}"
         else:
             return
         raise ValueError(problem)
 
-    def form(self) -> Mapping[str, str]:
+    def sign(self, url: str, form: str) -> Signed:
         now = int(self._clock())
-        header = {"alg": self._algorithm, **({"kid": self._key_id} if self._key_id else {})}
-        claims = {
-            "iss": self._client_id,
-            "sub": self._client_id,
-            "aud": self._audience,
-            "jti": secrets.token_urlsafe(24),
-            "iat": now,
-            "exp": now + _ASSERTION_LIFETIME,
-        }
-        assertion = jwt.encode(header, claims, self._key, registry=self._registry)
-        return {"client_assertion_type": _ASSERTION_TYPE, "client_assertion": assertion}
+        # New for each request: Authlib would keep the first jti in the claims it is given.
+        method = PrivateKeyJWT(
+            self._audience,
+            claims={"iat": now, "exp": now + _ASSERTION_LIFETIME},
+            headers={"kid": self._key_id} if self._key_id else {},
+            alg=self._algorithm,
+        )
+        with warnings.catch_warnings():
+            # RFC 9864 renamed "EdDSA", and servers still know no other name.
+            warnings.simplefilter("ignore", SecurityWarning)
+            return _signed(Credentials(self._client_id, self._key, method), url, form)
 
-    def header(self) -> None:
-        return None
+
+def _signed(credentials: Credentials, url: str, form: str) -> Signed:
+    headers: dict[str, str] = {}
+    _, headers, form = credentials.prepare("POST", url, headers, form)
+    return headers, form
 
 
 def _usual_algorithm(key: Key) -> str:

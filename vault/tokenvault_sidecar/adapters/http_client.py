@@ -4,6 +4,10 @@ Whether a request was sent decides whether asking again is safe. The
 transport's exceptions don't tell, so its trace does: what fails before the
 first byte of the request was never sent. No exception leaves `send`: those of
 the transport hold the request, and with it secrets.
+
+The connections are httpx2's; sending is not left to Authlib's client, which
+reads answers without limit, tells neither status nor Retry-After, and keeps
+the last token where all consumers of a brand share it.
 """
 
 import asyncio
@@ -113,16 +117,18 @@ async def send(
     until: float,
     limit: int,
     send_by: float | None = None,
-    form: Mapping[str, str] | None = None,
-    auth: httpx2.Auth | None = None,
+    headers: Mapping[str, str] | None = None,
+    form: str | None = None,
 ) -> Answer | Miss:
-    """Send a request and read at most `limit` bytes of its answer.
+    """Send a request, `form` its encoded body, and read at most `limit` bytes of its answer.
 
     Both times are the event loop's: `until` for the whole, and after `send_by`
     nothing is sent any more, so that no request goes out that leaves no time
     for its answer.
     """
     now = asyncio.get_running_loop().time
+    kind = {} if form is None else {"Content-Type": "application/x-www-form-urlencoded"}
+    given = {**kind, **(headers or {})}
     sent = False
     head: httpx2.Response | None = None
     body = bytearray()
@@ -137,7 +143,7 @@ async def send(
     try:
         async with (
             asyncio.timeout_at(until),
-            client.stream(method, url, data=form, auth=auth, extensions={"trace": trace}) as response,
+            client.stream(method, url, content=form, headers=given, extensions={"trace": trace}) as response,
         ):
             head = response
             async for chunk in response.aiter_raw():

@@ -1,4 +1,8 @@
-"""Keys and algorithms of signed JWTs (RFC 7515, RFC 7517, RFC 7518), public-key ones only."""
+"""Keys and algorithms of signed JWTs (RFC 7515, RFC 7517, RFC 7518), public-key ones only.
+
+Reading and using them is joserfc's, whose keys Authlib takes too (its own are
+deprecated); ours is which of them are good enough.
+"""
 
 import json
 import re

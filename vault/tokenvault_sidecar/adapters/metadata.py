@@ -3,16 +3,22 @@
 Metadata by RFC 8414 or OpenID Connect Discovery 1.0, or from the configuration
 alone; keys by RFC 7517, or static. A document is only believed where it names
 the very issuer it was asked of (RFC 8414 section 3.3).
+
+Where to look is Authlib's; judging what was found is ours: Authlib's metadata
+classes take http to loopback everywhere, any http where an environment
+variable says so, and refuse documents for members this client never reads.
 """
 
 import asyncio
 import ipaddress
 import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
 import httpx2
+from authlib.oauth2 import rfc8414
+from authlib.oidc import discovery
 
 from tokenvault_sidecar.adapters.cached import Cached
 from tokenvault_sidecar.adapters.http_client import Answer, Miss, send
@@ -229,11 +235,13 @@ def _document(answer: Answer | Miss, *, what: str, brand: str, now: float) -> Ma
             return None
 
 
-def _well_known(issuer: str) -> Iterator[str]:
+def _well_known(issuer: str) -> tuple[str, str]:
     """OpenID Connect Discovery section 4.1 appends, RFC 8414 section 3.1 inserts."""
-    yield issuer.rstrip("/") + "/.well-known/openid-configuration"
-    url = httpx2.URL(issuer)
-    yield str(url.copy_with(path="/.well-known/oauth-authorization-server" + url.path.rstrip("/")))
+    bare = issuer.rstrip("/")  # both ask for it, Authlib's RFC 8414 leaves it to us
+    return (
+        discovery.get_well_known_url(bare, external=True),
+        rfc8414.get_well_known_url(bare, external=True),
+    )
 
 
 def _is_loopback(host: str) -> bool:

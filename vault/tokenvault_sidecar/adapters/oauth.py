@@ -1,15 +1,22 @@
-"""A brand's authorization server over HTTP (RFC 6749, RFC 7009, RFC 7636)."""
+"""A brand's authorization server over HTTP (RFC 6749, RFC 7009, RFC 7636).
+
+The link and the requests' parameters are Authlib's; sending them and reading
+the answers is ours (http_client and answers say why).
+"""
 
 import asyncio
 import time
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
-from urllib.parse import parse_qsl, quote, urlencode
+from urllib.parse import parse_qsl, urlencode
+
+from authlib.oauth2.rfc6749.parameters import prepare_grant_uri, prepare_token_request
+from authlib.oauth2.rfc7009 import prepare_revoke_token_request
 
 from tokenvault_sidecar.adapters.answers import failure, is_revoked, read_token_answer
-from tokenvault_sidecar.adapters.client_auth import Authenticator, Basic, ClientAuth, Post, PrivateKeyJwt
+from tokenvault_sidecar.adapters.client_auth import Authenticator, ClientAuth, ClientSecret, PrivateKeyJwt
 from tokenvault_sidecar.adapters.http_client import Answer, Miss, new_client, send
 from tokenvault_sidecar.adapters.id_token import IdTokenVerifier
 from tokenvault_sidecar.adapters.jose import ALGORITHMS, read_static_keys
@@ -88,11 +95,6 @@ class OAuthServer:
     """Implements core.ports.AuthorizationServer; `brand` is for messages.
 
     Raises ValueError where a key or file of the settings is unusable.
-
-    Built on httpx2 and joserfc alone. An OAuth client library's own token
-    request reads answers without limit, tells neither status nor Retry-After,
-    takes an error for a token, and keeps the last token on the client that all
-    consumers of the brand share.
     """
 
     def __init__(self, settings: ServerSettings, *, brand: str, clock: Clock = time.time) -> None:
@@ -148,39 +150,39 @@ class OAuthServer:
     async def authorization_url(self, request: AuthorizationRequest) -> str:
         """The link. The protocol's parameters win over `request.parameters` and the endpoint's own query."""
         metadata = await self._within(self._until(), self._metadata())
-        ours = {
-            "response_type": "code",
-            "client_id": self._settings.client_id,
-            "redirect_uri": request.redirect_uri,
-            "scope": " ".join(request.scopes),
-            "state": request.state.reveal(),
-            "nonce": request.nonce.reveal(),
-            "code_challenge": request.code_challenge,
-            "code_challenge_method": "S256",
-        }
-        extra = {name: value for name, value in request.parameters.items() if name not in _PROTECTED}
-        given = {name: value for name, value in {**ours, **extra}.items() if value}
         endpoint, _, query = metadata.authorization_endpoint.partition("?")
         # No parameter may be there twice (RFC 6749 section 3.1).
-        kept = [
-            (name, value)
-            for name, value in parse_qsl(query, keep_blank_values=True)
-            if name not in _PROTECTED and name not in given
-        ]
-        return f"{endpoint}?{urlencode([*kept, *given.items()], quote_via=quote)}"
+        extra = {name: value for name, value in request.parameters.items() if value}
+        kept = [pair for pair in parse_qsl(query, keep_blank_values=True) if pair[0] not in extra]
+        others = [(name, value) for name, value in [*kept, *extra.items()] if name not in _PROTECTED]
+        link: str = prepare_grant_uri(
+            f"?{urlencode(others)}",
+            client_id=self._settings.client_id,
+            response_type="code",
+            redirect_uri=request.redirect_uri,
+            scope=request.scopes,
+            state=request.state.reveal(),
+            nonce=request.nonce.reveal(),
+            code_challenge=request.code_challenge,
+            code_challenge_method="S256",
+        )
+        # Not every server reads a plus as a space.
+        return endpoint + link.replace("+", "%20")
 
     async def exchange(self, code: Secret, *, redirect_uri: str, code_verifier: Secret) -> TokenAnswer:
         return await self._redeem(
-            {
-                "grant_type": "authorization_code",
-                "code": code.reveal(),
-                "redirect_uri": redirect_uri,
-                "code_verifier": code_verifier.reveal(),
-            }
+            prepare_token_request(
+                "authorization_code",
+                code=code.reveal(),
+                redirect_uri=redirect_uri,
+                code_verifier=code_verifier.reveal(),
+            )
         )
 
     async def refresh(self, refresh_token: Secret) -> TokenAnswer:
-        return await self._redeem({"grant_type": "refresh_token", "refresh_token": refresh_token.reveal()})
+        return await self._redeem(
+            prepare_token_request("refresh_token", refresh_token=refresh_token.reveal())
+        )
 
     async def revoke(self, token: Secret, *, hint: str) -> None:
         """Done also where the server does not know the token, or has no revocation endpoint."""
@@ -188,7 +190,7 @@ class OAuthServer:
         metadata = await self._within(until, self._metadata())
         if metadata.revocation_endpoint is None:
             return
-        form = {"token": token.reveal(), "token_type_hint": hint}
+        form, _ = prepare_revoke_token_request(token.reveal(), hint)
         answer = await self._post(metadata.revocation_endpoint, form, until)
         if not is_revoked(answer):
             raise failure(answer, brand=self._brand, now=self._clock())
@@ -202,19 +204,20 @@ class OAuthServer:
         await self._keys.aclose()
         await self._client.aclose()
 
-    async def _redeem(self, form: Mapping[str, str]) -> TokenAnswer:
+    async def _redeem(self, form: str) -> TokenAnswer:
         until = self._until()
         metadata = await self._within(until, self._metadata())
         answer = await self._post(metadata.token_endpoint, form, until)
         return read_token_answer(answer, brand=self._brand, now=self._clock())
 
-    async def _post(self, url: str, form: Mapping[str, str], until: float) -> Answer | Miss:
+    async def _post(self, url: str, form: str, until: float) -> Answer | Miss:
+        headers, form = self._client_auth.sign(url, form)
         return await send(
             self._client,
             "POST",
             url,
-            form={**form, **self._client_auth.form()},
-            auth=self._client_auth.header(),
+            headers=headers,
+            form=form,
             until=until,
             send_by=until - self._settings.deadline / 4,
             limit=_LIMIT,
@@ -267,7 +270,7 @@ def _static_keys(settings: ServerSettings) -> StaticKeys | None:
 def _authenticator(settings: ServerSettings, clock: Clock) -> Authenticator:
     match settings.client_auth:
         case ClientAuth.NONE:
-            return Post(settings.client_id, None)
+            return ClientSecret(ClientAuth.NONE, settings.client_id, None)
         case ClientAuth.PRIVATE_KEY_JWT:
             if settings.private_key is None:
                 raise ValueError("private_key: private_key_jwt needs one")
@@ -282,5 +285,4 @@ def _authenticator(settings: ServerSettings, clock: Clock) -> Authenticator:
         case method:
             if settings.client_secret is None:
                 raise ValueError(f"client_secret: {method} needs one")
-            kind = Basic if method is ClientAuth.CLIENT_SECRET_BASIC else Post
-            return kind(settings.client_id, settings.client_secret)
+            return ClientSecret(method, settings.client_id, settings.client_secret)
