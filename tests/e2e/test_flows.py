@@ -370,6 +370,7 @@ async def test_restart_keeps_everything(oidc_provider: OidcProvider, tmp_path: P
                 },
             ),
         },
+        housekeeping={"interval": "1s"},  # a restart may be done before that session is over
     )
     async with AsyncExitStack() as stack:
         sidecar = stack.enter_context(SidecarProcess(config))
