@@ -42,13 +42,14 @@ def build_server(
     a change of certificates for long. To be called with the loop running.
     Raises CannotListen and TlsFilesInvalid.
     """
-    server = grpc.aio.server(interceptors=(guard,), options=_options(max_connection_age))
+    server = grpc.aio.server(interceptors=(guard,), options=server_options(max_connection_age))
     add_TokenVaultServicer_to_server(servicer, server)
     bound = tuple(_bind(server, address, tls, unix_mode) for address in listen)
     return server, bound
 
 
-def _options(max_connection_age: float) -> list[tuple[str, int]]:
+def server_options(max_connection_age: float) -> list[tuple[str, int]]:
+    """gRPC's channel arguments; `max_connection_age` in seconds."""
     return [
         ("grpc.so_reuseport", 0),  # a port in use is an error, not shared
         ("grpc.max_receive_message_length", _MAX_REQUEST),

@@ -1,0 +1,90 @@
+"""What a call costs the server, against a server on the same stack that does nothing."""
+
+import argparse
+import asyncio
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from tests.bench import echo, report, vault
+from tests.bench.load import CALLERS, CONNECTIONS, Round
+from tests.bench.measure import Comparison, Plan, Subject, compare
+from tests.bench.processes import Failed, load, server
+from tokenvault_sidecar.config import load_config
+
+GET_TOKEN = "/tokenvault.v1.TokenVault/GetToken"
+AIM = 1.25
+# Flat out, the cheaper server is called more often, and many calls at once cost less each. At the same
+# rate both have the same load.
+PLANS = {"get_token": 1000.0, "get_token_flat_out": None}
+
+
+def main() -> None:
+    """Measure, print and write."""
+    parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
+    parser.add_argument("--grants", type=int, default=100_000, help="grants stored (%(default)s)")
+    parser.add_argument("--rounds", type=int, default=12, help="rounds of each side (%(default)s)")
+    parser.add_argument("--seconds", type=float, default=1.0, help="a round takes (%(default)s)")
+    parser.add_argument("--output", type=Path, default=Path("build/bench.json"), help="(%(default)s)")
+    options = parser.parse_args()
+    plans = {name: Plan(options.rounds, options.seconds, rate) for name, rate in PLANS.items()}
+    with tempfile.TemporaryDirectory(prefix="tokenvault-bench-") as folder:
+        try:
+            found = get_token(Path(folder) / "vault", options.grants, plans)
+        except Failed as problem:
+            sys.exit(f"bench: {problem}")
+    for name, comparison in found.items():
+        print(f"\n{report.table(_title(plans[name]), comparison)}")
+    report.write(
+        options.output,
+        found,
+        {
+            "grants": options.grants,
+            "token_bytes": vault.TOKEN_BYTES,
+            "callers": CALLERS,
+            "connections": CONNECTIONS,
+        },
+    )
+    print(f"\nwritten to {options.output}")
+
+
+def get_token(folder: Path, grants: int, plans: Mapping[str, Plan]) -> dict[str, Comparison]:
+    """GetToken of fresh tokens, of grants taken at random, against an empty echo."""
+    say = _progress()
+    path = vault.configure(folder)
+    say(f"storing {grants:,} grants with tokens of {vault.TOKEN_BYTES} bytes")
+    asyncio.run(vault.fill(load_config(path), grants))
+    with (
+        load(folder, grants) as callers,
+        server("tokenvault_sidecar", "serve", "--config", str(path)) as ours,
+    ):
+        size = callers.run(Round(ours.address, GET_TOKEN, 0.1)).answer_bytes
+        with server("tests.bench.echo", str(path), str(size)) as theirs:
+            found = {}
+            for name, plan in plans.items():
+                say(f"{_title(plan)}: {plan.rounds} rounds of {plan.seconds:g} s each, by turns")
+                found[name] = compare(
+                    Subject("GetToken", ours, GET_TOKEN),
+                    Subject("echo", theirs, echo.METHOD),
+                    callers,
+                    plan,
+                    aim=AIM,
+                    progress=lambda number, ratio: say(f"  round {number:>2}: {ratio:.2f}"),
+                )
+            return found
+
+
+def _title(plan: Plan) -> str:
+    pace = f"{plan.rate:,.0f} calls a second" if plan.rate else "As fast as it goes"
+    return f"{pace}, {CALLERS} callers on {CONNECTIONS} connections"
+
+
+def _progress() -> Callable[[str], None]:
+    started = time.monotonic()
+    return lambda what: print(f"{time.monotonic() - started:5.1f} s  {what}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,50 @@
+"""What was measured, as tables and as JSON."""
+
+import json
+import os
+import platform
+from collections.abc import Mapping
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+
+from tests.bench.measure import Comparison, Figures
+
+
+def table(title: str, comparison: Comparison) -> str:
+    """For people."""
+    low, high = min(comparison.ratios), max(comparison.ratios)
+    verdict = "met" if comparison.ratio <= comparison.aim else "missed"
+    return "\n".join(
+        [
+            title,
+            f"  {'':<10}{'server CPU':>12}{'throughput':>14}{'p50':>11}{'p99':>11}{'answer':>10}",
+            _row(comparison.subject),
+            _row(comparison.base),
+            f"  ratio of CPU {comparison.ratio:.2f}, aim {comparison.aim:.2f} {verdict}; "
+            f"median of {len(comparison.ratios)} pairs of rounds, {low:.2f} to {high:.2f}",
+        ]
+    )
+
+
+def _row(figures: Figures) -> str:
+    return (
+        f"  {figures.name:<10}{figures.cpu_us:>9.0f} µs{figures.calls_per_second:>12,.0f}/s"
+        f"{figures.p50_us / 1000:>8.2f} ms{figures.p99_us / 1000:>8.2f} ms{figures.answer_bytes:>8} B"
+    )
+
+
+def write(file: Path, comparisons: Mapping[str, Comparison], conditions: Mapping[str, int]) -> None:
+    """For machines: the comparisons by name, and under what conditions they were made."""
+    document = {
+        "comparisons": {name: asdict(comparison) for name, comparison in comparisons.items()},
+        "conditions": dict(conditions),
+        "machine": {
+            "cores": os.cpu_count(),
+            "python": platform.python_version(),
+            "grpcio": version("grpcio"),
+            "uvloop": version("uvloop"),
+        },
+    }
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(document, indent=2) + "\n")

@@ -1,0 +1,40 @@
+"""The bench itself, with a small vault and short rounds: no figure is judged here."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.bench.load import percentile
+
+
+def test_it_measures_both_sides_and_writes_what_it_found(tmp_path: Path) -> None:
+    output = tmp_path / "build" / "bench.json"
+    options = ["--grants", "50", "--rounds", "2", "--seconds", "0.2", "--output", str(output)]
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-m", "tests.bench", *options],
+        capture_output=True,
+        text=True,
+        timeout=90,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(output.read_text())
+    assert found["conditions"]["grants"] == 50
+    assert set(found["comparisons"]) == {"get_token", "get_token_flat_out"}
+    for comparison in found["comparisons"].values():
+        assert len(comparison["ratios"]) == 2
+        assert comparison["ratio"] > 0
+        ours, theirs = comparison["subject"], comparison["base"]
+        assert ours["answer_bytes"] == theirs["answer_bytes"]
+        for side in (ours, theirs):
+            assert 0 < side["p50_us"] <= side["p99_us"]
+            assert side["cpu_us"] > 0
+            assert f"{side['cpu_us']:.0f} µs" in done.stdout
+
+
+def test_percentiles() -> None:
+    values = [float(n) for n in range(100)]
+    assert percentile(values, 50) == 50.0
+    assert percentile(values, 99) == 99.0
+    assert percentile([7.0], 99) == 7.0

@@ -1,0 +1,89 @@
+"""A vault full of fresh grants, and requests for them."""
+
+import asyncio
+import secrets
+import time
+from pathlib import Path
+
+from tokenvault.v1 import token_vault_pb2 as pb
+from tokenvault_sidecar import devkit
+from tokenvault_sidecar.adapters.keyring import open_keyring, read_kek
+from tokenvault_sidecar.adapters.sqlite import SqliteStore
+from tokenvault_sidecar.config import Config
+from tokenvault_sidecar.core import lifecycle
+from tokenvault_sidecar.core.model import Context, ContextKind, Grant, Secret, Session, TokenSet
+from tokenvault_sidecar.core.ports import GrantRow
+from tokenvault_sidecar.core.sealing import Sealer
+
+BRAND = "acme"
+TOKEN_BYTES = 2048
+_LIFE = 3600.0
+_BATCH = 1000
+# Given these, nothing is asked of the authorization server, which is not there.
+_ENDPOINTS = """
+authorization_endpoint = "http://127.0.0.1:9/authorize"
+token_endpoint = "http://127.0.0.1:9/token"
+jwks_uri = "http://127.0.0.1:9/jwks"
+"""
+
+
+def configure(directory: Path) -> Path:
+    """Make what a sidecar needs, on a port of its own choice; its configuration."""
+    *_, path = devkit.init(directory, devkit.Development(brand=BRAND, listen=("127.0.0.1:0",)))
+    table = f"[brands.{BRAND}]\n"
+    text = path.read_text().replace(table, table + _ENDPOINTS)
+    path.write_text(text.replace("[server]\n", '[server]\nlog_level = "warning"\n'))
+    return path
+
+
+async def fill(config: Config, grants: int) -> None:
+    """Store this many consumers' grants, sealed, their tokens fresh for an hour."""
+    now = time.time()
+    store = SqliteStore.open(config.store.path)
+    try:
+        sealer = Sealer(await open_keyring(store, read_kek(config.keys.kek_file.path), now))
+        for first in range(0, grants, _BATCH):
+            rows = [_row(sealer, number, now) for number in range(first, min(first + _BATCH, grants))]
+            added = await asyncio.gather(*(store.put_grant(row, replaces=None) for row in rows))
+            assert all(added)
+    finally:
+        await store.close()
+
+
+def request(number: int) -> bytes:
+    """A GetToken request for one of them."""
+    context = pb.Context(consumer=pb.ConsumerContext(consumer_id=_consumer(number)))
+    return pb.GetTokenRequest(brand_id=BRAND, context=context).SerializeToString()
+
+
+def _row(sealer: Sealer, number: int, now: float) -> GrantRow:
+    grant = Grant(
+        brand=BRAND,
+        kind=ContextKind.CONSUMER,
+        family=secrets.token_urlsafe(16),
+        tokens=TokenSet(
+            version=secrets.token_urlsafe(16),
+            access_token=Secret(secrets.token_urlsafe(TOKEN_BYTES)[:TOKEN_BYTES]),
+            token_type="Bearer",
+            scopes=("openid", "offline_access"),
+            issued_at=now,
+            expires_at=now + _LIFE,
+            refresh_token=Secret(secrets.token_urlsafe(32)),
+        ),
+        subject=f"subject-{number}",
+        session=Session(absolute_end=now + 12 * _LIFE, idle=12 * _LIFE, last_used_at=now),
+    )
+    key = sealer.context_key(BRAND, Context(ContextKind.CONSUMER, _consumer(number)))
+    return GrantRow(
+        key=key,
+        brand=BRAND,
+        kind=grant.kind,
+        version=grant.tokens.version,
+        sealed=sealer.seal_grant(key, grant),
+        purge_at=lifecycle.purge_at(grant),
+        renew_at=lifecycle.renew_at(grant, margin=60.0, jitter=0.0),
+    )
+
+
+def _consumer(number: int) -> str:
+    return f"consumer-{number:08}"
