@@ -36,7 +36,7 @@ _ALGORITHMS = {"RSA": "RS256", "EC": "ES256", "OKP": "EdDSA"}
 class Reply:
     """One answer. `json` or `body`; `raw` bytes instead of a whole HTTP answer.
 
-    `delay` is in seconds. `close` "before" resets the connection having read
+    `delay` is in seconds, or what to wait for. `close` "before" resets the connection having read
     the head alone, "after" closes it having read the whole request.
     `truncate` announces the whole body, sends half of it and closes.
     `chunk_pause` sends the body byte by byte with that pause between.
@@ -48,7 +48,7 @@ class Reply:
     json: object = None
     body: bytes = b""
     raw: bytes | None = None
-    delay: float = 0.0
+    delay: float | asyncio.Event = 0.0
     close: Literal["before", "after"] | None = None
     truncate: bool = False
     chunk_pause: float = 0.0
@@ -236,7 +236,7 @@ class ScriptedServer:
 
     async def _answer(self, writer: asyncio.StreamWriter, reply: Reply) -> bool:
         """Whether the connection stays."""
-        await asyncio.sleep(reply.delay)
+        await (reply.delay.wait() if isinstance(reply.delay, asyncio.Event) else asyncio.sleep(reply.delay))
         if reply.close == "after":
             return False
         if reply.raw is not None:

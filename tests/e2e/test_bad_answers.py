@@ -16,7 +16,7 @@ import pytest_asyncio
 
 from tests.authserver.scripted import FAULTS, Answer, Fault, Reply, ScriptedServer
 from tests.e2e.scripted import LIFE, consent, delegate, issuing, scripted_brand, token_path
-from tests.e2e.vaults import Whose, complaints, connect, make_vault
+from tests.e2e.vaults import Whose, connect, make_vault, running
 from tests.running import SidecarProcess
 from tokenvault import (
     AsyncTokenVaultClient,
@@ -146,10 +146,8 @@ async def sidecar(
     config = make_vault(
         tmp_path_factory.mktemp("vault"), brands, renewal={"redemption_deadline": "2s", "lease": "5s"}
     )
-    with SidecarProcess(config) as running:
-        yield running
-        await asyncio.to_thread(running.stop)
-        assert complaints(running) == []
+    async with running(config) as process:
+        yield process
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

@@ -15,10 +15,10 @@ from tests.e2e.vaults import (
     PATIENCE,
     SERVICE,
     Whose,
-    complaints,
     connect,
     eventually,
     make_vault,
+    running,
 )
 from tests.running import SidecarProcess, caller_files
 from tokenvault import (
@@ -63,9 +63,8 @@ async def sidecar(
     }
     for name in brands:
         server.on(token_path(name), issuing(server))
-    with SidecarProcess(make_vault(tmp_path_factory.mktemp("vault"), brands)) as running:
-        yield running
-        assert complaints(running) == []
+    async with running(make_vault(tmp_path_factory.mktemp("vault"), brands)) as process:
+        yield process
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

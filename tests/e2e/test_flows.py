@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack
 from datetime import UTC, datetime
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
@@ -24,6 +23,7 @@ from tests.e2e.vaults import (
     connect,
     eventually,
     make_vault,
+    running,
 )
 from tests.running import SidecarProcess, caller_files
 from tokenvault import (
@@ -81,9 +81,9 @@ def sidecar(
     )
     brands["brief"] = brand(folder, brief_provider.issuer, clients.BASIC)
     listen = ["127.0.0.1:0", "unix:vault.sock"]
-    with SidecarProcess(make_vault(folder, brands, server={"listen": listen})) as running:
-        yield running
-        assert complaints(running) == []
+    with SidecarProcess(make_vault(folder, brands, server={"listen": listen})) as process:
+        yield process
+        assert complaints(process) == []
 
 
 @pytest.fixture
@@ -372,29 +372,22 @@ async def test_restart_keeps_everything(oidc_provider: OidcProvider, tmp_path: P
         },
         housekeeping={"interval": "1s"},  # a restart may be done before that session is over
     )
-    async with AsyncExitStack() as stack:
-        sidecar = stack.enter_context(SidecarProcess(config))
-        async with connect(sidecar) as bot:
-            await delegate(bot, "basic", consumer="c-1")
-            await delegate(bot, "basic", conversation="chat-1")
-            await delegate(bot, "hurried", consumer="c-over")
-            consumers = await bot.get_token("basic", consumer="c-1", include_id_token=True)
-            conversations = await bot.get_token("basic", conversation="chat-1")
-            pending = await bot.start_delegation("basic", consumer="c-2")
-        assert await asyncio.to_thread(sidecar.stop) == 0
+    async with running(config) as sidecar, connect(sidecar) as bot:
+        await delegate(bot, "basic", consumer="c-1")
+        await delegate(bot, "basic", conversation="chat-1")
+        await delegate(bot, "hurried", consumer="c-over")
+        consumers = await bot.get_token("basic", consumer="c-1", include_id_token=True)
+        conversations = await bot.get_token("basic", conversation="chat-1")
+        pending = await bot.start_delegation("basic", consumer="c-2")
 
-        sidecar = stack.enter_context(SidecarProcess(config))
-        async with connect(sidecar) as bot:
-            assert await bot.get_token("basic", consumer="c-1", include_id_token=True) == consumers
-            assert await bot.get_token("basic", conversation="chat-1") == conversations
-            answer = await Consumer().authorize(pending.authorization_url, "bob")
-            assert (await bot.complete_delegation(answer)).subject == "bob"
-            renewed = await bot.get_token(
-                "basic", consumer="c-1", rejected_token_version=consumers.token_version
-            )
-            assert await call_api(oidc_provider, renewed) == 200
-            await eventually(lambda: _is_purged(bot, "hurried", "c-over"))
-        assert complaints(sidecar) == []
+    async with running(config) as sidecar, connect(sidecar) as bot:
+        assert await bot.get_token("basic", consumer="c-1", include_id_token=True) == consumers
+        assert await bot.get_token("basic", conversation="chat-1") == conversations
+        answer = await Consumer().authorize(pending.authorization_url, "bob")
+        assert (await bot.complete_delegation(answer)).subject == "bob"
+        renewed = await bot.get_token("basic", consumer="c-1", rejected_token_version=consumers.token_version)
+        assert await call_api(oidc_provider, renewed) == 200
+        await eventually(lambda: _is_purged(bot, "hurried", "c-over"))
 
 
 async def _is_refused(provider: OidcProvider, token: Token) -> bool:

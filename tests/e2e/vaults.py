@@ -1,7 +1,8 @@
 """Development folders with the brands and callers these tests need, and clients of what runs there."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, TypedDict, TypeVar
 
@@ -73,6 +74,22 @@ def brand(folder: Path, issuer: str, registration: Registration, **keys: Any) ->
             path.touch(mode=0o600)
             path.write_text(secret)
     return table | keys
+
+
+@asynccontextmanager
+async def running(config: Path, *, logs: Path | None = None) -> AsyncIterator[SidecarProcess]:
+    """A sidecar while the block lasts; the loop, and a server in it, goes on while it starts and stops.
+
+    Raises AssertionError where it told of a defect of its own.
+    """
+    sidecar = SidecarProcess(config, logs=logs)
+    await asyncio.to_thread(sidecar.start)
+    try:
+        yield sidecar
+    finally:
+        if sidecar.returncode is None:
+            await asyncio.to_thread(sidecar.stop)
+    assert complaints(sidecar) == []
 
 
 def connect(

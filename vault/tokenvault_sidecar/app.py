@@ -41,7 +41,6 @@ CANNOT_START = 2
 _CANNOT_START = (
     KeyringError,
     StoreOpenError,
-    StoreUnavailable,
     CannotListen,
     TlsFilesInvalid,
     ValueError,
@@ -148,16 +147,12 @@ def run(config: Config) -> int:
         log.warning("config", warning=warning)
     try:
         return uvloop.run(_serve(config))
-    except (
-        KeyringError,
-        StoreOpenError,
-        StoreUnavailable,
-        CannotListen,
-        TlsFilesInvalid,
-        ValueError,
-    ) as error:
-        sys.stderr.write(f"cannot start: {error}\n")
-        return CANNOT_START
+    except StoreUnavailable as error:  # it names no file: it is told to callers too
+        problem = f"{config.store.path}: {error}"
+    except _CANNOT_START as error:
+        problem = str(error)
+    sys.stderr.write(f"cannot start: {problem}\n")
+    return CANNOT_START
 
 
 async def _serve(config: Config) -> int:
