@@ -7,7 +7,6 @@ moved, or put back after its version changed, does not open. Row keys are
 HMAC-SHA-256, so that a stolen file cannot be searched for a consumer.
 """
 
-import hmac
 import json
 import os
 from collections.abc import Mapping
@@ -15,6 +14,9 @@ from typing import Any
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.hmac import HMAC
+from pydantic_core import from_json
 
 from tokenvault_sidecar.core.errors import StoreUnavailable
 from tokenvault_sidecar.core.model import Context, ContextKind, Delegation, Grant, Secret, Session, TokenSet
@@ -28,8 +30,8 @@ class Keyring:
     """The opened keys: one index key, and data keys by id, of which the `active` one seals."""
 
     def __init__(self, *, index_key: bytes, data_keys: Mapping[str, bytes], active: str) -> None:
-        self.index_key = index_key
         self.active = active
+        self._index = HMAC(index_key, SHA256())
         self._ciphers = {name: AESGCM(key) for name, key in data_keys.items()}
         self._head = self._header(active)
 
@@ -40,6 +42,12 @@ class Keyring:
     def _header(name: str) -> bytes:
         raw = name.encode()
         return _FORMAT + bytes([len(raw)]) + raw
+
+    def blind(self, plain: bytes) -> bytes:
+        """HMAC-SHA-256 under the index key."""
+        index = self._index.copy()
+        index.update(plain)
+        return index.finalize()
 
     def seal(self, plain: bytes, bound_to: bytes) -> bytes:
         nonce = os.urandom(_NONCE)
@@ -156,7 +164,7 @@ class Sealer:
         return Secret(r["t"]), r["h"]
 
     def _blind(self, *parts: str) -> bytes:
-        return hmac.digest(self._keyring.index_key, _join(*(p.encode() for p in parts)), "sha256")
+        return self._keyring.blind(_join(*(p.encode() for p in parts)))
 
     def _seal(
         self,
@@ -185,7 +193,8 @@ class Sealer:
                 f"a row of {table} of brand {brand!r} is not authentic: it was changed or moved; "
                 "restore the file from a backup, or invalidate the context"
             ) from None
-        opened: dict[str, Any] = json.loads(plain)
+        # Four times faster than the json module's. It must not keep the strings, which are secrets.
+        opened: dict[str, Any] = from_json(plain, cache_strings="keys")
         return opened
 
 
