@@ -22,12 +22,12 @@ __all__ = ["SqliteStore", "StoreOpenError"]
 
 # A lease of another boot is over.
 _LEASED = "(lease_boot IS :boot AND lease_until > :clock)"
-_SELECT_GRANTS = f"""
+_SELECT_GRANTS = """
     SELECT key, brand, kind, version, sealed, purge_at, renew_at,
-           unanswered, failures, retry_at, reason, {_LEASED}
+           unanswered, failures, retry_at, reason, lease_boot, lease_until
     FROM grants WHERE
-"""  # noqa: S608 constants only
-_GET_GRANT = _SELECT_GRANTS + "key = :key"
+"""
+_GET_GRANT = _SELECT_GRANTS + "key = ?"
 _DUE_GRANTS = (
     _SELECT_GRANTS
     + "brand = :brand AND renew_at <= :now AND unanswered = 0 "
@@ -35,7 +35,7 @@ _DUE_GRANTS = (
     + _LEASED
     + " ORDER BY renew_at LIMIT :limit"
 )
-_ENDED_GRANTS = _SELECT_GRANTS + "purge_at <= :now ORDER BY purge_at LIMIT :limit"
+_ENDED_GRANTS = _SELECT_GRANTS + "purge_at <= ? ORDER BY purge_at LIMIT ?"
 _INSERT_GRANT = """
     INSERT INTO grants (key, brand, kind, version, sealed, purge_at, renew_at,
                         unanswered, failures, retry_at, reason)
@@ -139,8 +139,8 @@ class SqliteStore:
         )
 
     async def get_grant(self, key: bytes) -> GrantRow | None:
-        rows = self._read(_GET_GRANT, self._lease_time(key=key))
-        return _grant(rows[0]) if rows else None
+        rows = self._read(_GET_GRANT, (key,))
+        return self._grant(rows[0]) if rows else None
 
     async def put_grant(self, row: GrantRow, *, replaces: str | None, owner: str | None = None) -> bool:
         values = _grant_values(row) | {"replaces": replaces, "owner": owner}
@@ -182,12 +182,12 @@ class SqliteStore:
 
     async def due_grants(self, now: float, *, brand: str, limit: int) -> Sequence[GrantRow]:
         return [
-            _grant(row)
+            self._grant(row)
             for row in self._read(_DUE_GRANTS, self._lease_time(now=now, brand=brand, limit=limit))
         ]
 
     async def ended_grants(self, now: float, *, limit: int) -> Sequence[GrantRow]:
-        return [_grant(row) for row in self._read(_ENDED_GRANTS, self._lease_time(now=now, limit=limit))]
+        return [self._grant(row) for row in self._read(_ENDED_GRANTS, (now, limit))]
 
     async def put_delegation(self, row: DelegationRow) -> None:
         values = (row.key, row.context_key, row.brand, row.kind.value, row.expires_at, row.sealed)
@@ -243,6 +243,13 @@ class SqliteStore:
     def _lease_time(self, **more: object) -> dict[str, object]:
         return {"boot": self._boot_id, "clock": self._lease_clock(), **more}
 
+    def _grant(self, row: Any) -> GrantRow:
+        *columns, unanswered, failures, retry_at, reason, lease_boot, lease_until = row
+        key, brand, kind, version, sealed, purge_at, renew_at = columns
+        leased = lease_boot == self._boot_id and lease_until > self._lease_clock()
+        attempt = Attempt(leased, unanswered, failures, retry_at, reason)
+        return GrantRow(key, brand, ContextKind(kind), version, sealed, purge_at, renew_at, attempt)
+
     def _read(self, sql: str, parameters: _Parameters) -> list[Any]:
         try:
             # All of it: a statement left half read would hold back the checkpoints.
@@ -258,14 +265,6 @@ class SqliteStore:
 def _change(connection: Connection, sql: str, parameters: _Parameters) -> int:
     """How many rows were changed."""
     return int(connection.execute(sql, parameters).rowcount)
-
-
-def _grant(row: Any) -> GrantRow:
-    key, brand, kind, version, sealed, purge_at, renew_at, unanswered, failures, retry_at, reason, leased = (
-        row
-    )
-    attempt = Attempt(bool(leased), unanswered, failures, retry_at, reason)
-    return GrantRow(key, brand, ContextKind(kind), version, sealed, purge_at, renew_at, attempt)
 
 
 def _grant_values(row: GrantRow) -> dict[str, object]:
