@@ -106,8 +106,10 @@ class Grant:
     @property
     def usable_until(self) -> float | None:
         """When the access token must not be served any more; None: unknown."""
-        ends = [t for t in (self.tokens.expires_at, self.life_ends_at) if t is not None]
-        return min(ends, default=None)
+        token_end, life_end = self.tokens.expires_at, self.life_ends_at
+        if token_end is None or life_end is None:
+            return life_end if token_end is None else token_end
+        return min(token_end, life_end)
 
 
 @dataclass(frozen=True, slots=True)
