@@ -216,6 +216,20 @@ async def test_two_answers_lost_mean_consent(world: World) -> None:
     assert len(world.server.requests) == 2
 
 
+async def test_a_replay_ends_the_access_token_too(world: World) -> None:
+    """The server has revoked it with the family: it serves nobody, however long it was to live."""
+    token = await world.get()
+    world.server.late_faults.append(lost())
+    with pytest.raises(AnswerLost):
+        await world.get(rejected_version=token.version)
+    world.clock.advance(2)
+    with pytest.raises(ConsentRequired):
+        await world.get(rejected_version=token.version)
+    assert not world.server.answers(token.access_token.reveal())
+    with pytest.raises(ConsentRequired):
+        await world.get()
+
+
 async def test_a_process_that_dies_while_redeeming_is_as_an_answer_lost(world: World) -> None:
     world.server.gate = asyncio.Event()  # never answers the one that dies
     expire(world)

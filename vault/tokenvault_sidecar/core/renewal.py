@@ -241,9 +241,15 @@ class Renewer:
         return taken
 
     async def _refused(self, redemption: _Redemption) -> Grant:
-        """invalid_grant: a peer may have won; else the refresh token is dead and never sent again."""
-        row = redemption.row
-        if await self._end(row, redemption.grant, owner=redemption.owner):
+        """invalid_grant: a peer may have won; else the refresh token is dead and never sent again.
+
+        Refused when it may have been redeemed before, it was a replay to the
+        server, which has revoked the access token as well (RFC 9700 section 4.14.2).
+        """
+        row, tokens = redemption.row, redemption.grant.tokens
+        if row.attempt.unanswered:
+            tokens = replace(tokens, expires_at=self._vault.clock())
+        if await self._end(row, replace(redemption.grant, tokens=tokens), owner=redemption.owner):
             self._vault.events("renewal", brand=row.brand, outcome="refused")
             raise _consent(row.brand, "refused the refresh token")
         current = await self._vault.store.get_grant(row.key)
