@@ -72,7 +72,7 @@ Brands
     conversation: asks for openid; kept 1h at most
 Callers
   bot: spiffe://tokenvault.test/bot
-    may StartDelegation, CompleteDelegation, GetToken, Invalidate on consumer and conversation contexts \
+    may StartDelegation, CompleteDelegation, GetToken, Invalidate, Health, ServerReflection on consumer and conversation contexts \
 of any brand, id token, keeps sessions alive
   brand-service: spiffe://tokenvault.test/brand-service
     may GetToken on consumer contexts of brand acme, scopes openid
@@ -87,6 +87,13 @@ def test_check_config_warns_of_files_open_to_others(config: Path) -> None:
     assert result.stderr.startswith(f"warning: keys.kek_file: {config.parent}/kek can be read")
 
 
+@pytest.fixture
+def softened(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`serve` hardens its process, which here is pytest's."""
+    monkeypatch.setattr("tokenvault_sidecar.run.harden", lambda: None)
+
+
+@pytest.mark.usefixtures("softened")
 @pytest.mark.parametrize("command", [("check-config",), ("serve", "--config")])
 def test_problems_are_printed_and_the_exit_code_is_2(config: Path, command: tuple[str, ...]) -> None:
     config.write_text(config.read_text().replace("issuer = ", "isuer = ").replace('"60s"', "60"))

@@ -13,8 +13,9 @@ from grpc_status import rpc_status
 from tests.fakes.usecases import FakeDelegations, FakeTokens
 from tokenvault.v1 import token_vault_pb2 as pb
 from tokenvault.v1.token_vault_pb2_grpc import TokenVaultStub
-from tokenvault_sidecar.api.guard import Guard
-from tokenvault_sidecar.api.server import build_server
+from tokenvault_sidecar.api.calls import Record
+from tokenvault_sidecar.api.guard import Admission, Guard
+from tokenvault_sidecar.api.server import HealthServicer, build_server
 from tokenvault_sidecar.api.servicer import Servicer
 from tokenvault_sidecar.api.tls import TlsFiles
 from tokenvault_sidecar.core.model import ContextKind
@@ -155,12 +156,20 @@ async def serving(
     callers: Iterable[Caller] = CALLERS,
     max_connection_age: float = 3600.0,
     handlers: Sequence[grpc.GenericRpcHandler] = (),
+    admission: Admission | None = None,
+    record: Record | None = None,
+    longest: float = 60.0,
 ) -> AsyncIterator[Running]:
     """A server for these callers, with further services in `handlers`."""
     running = Running(pki, FakeTokens(), FakeDelegations())
     servicer = Servicer(running.delegations, running.tokens)
     server, running.addresses = build_server(
-        servicer, Guard(Policy(callers)), listen, pki.files, max_connection_age=max_connection_age
+        servicer,
+        Guard(admission or Admission(Policy(callers)), record=record, longest=longest),
+        listen,
+        pki.files,
+        max_connection_age=max_connection_age,
+        health=HealthServicer(),
     )
     server.add_generic_rpc_handlers(tuple(handlers))
     await server.start()

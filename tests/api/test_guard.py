@@ -14,7 +14,7 @@ from tests.api.running import BOT, DEADLINE, Pki, Running, consumer, refusal, se
 from tests.fakes.usecases import issued
 from tokenvault.v1 import token_vault_pb2 as pb
 from tokenvault.v1.token_vault_pb2_grpc import TokenVaultStub
-from tokenvault_sidecar.api.callers import current_caller
+from tokenvault_sidecar.api.calls import current_call
 from tokenvault_sidecar.core.errors import Reason
 from tokenvault_sidecar.core.model import Context, ContextKind
 from tokenvault_sidecar.devkit import Issued
@@ -169,7 +169,7 @@ def _alice() -> Context:
 async def _who(data: bytes, context: Servicing) -> bytes:
     if data == b"abort":
         await context.abort(grpc.StatusCode.ALREADY_EXISTS, "of its own")
-    return current_caller.get().name.encode()
+    return current_call.get().known_caller.name.encode()
 
 
 async def _watch(data: bytes, context: Servicing) -> AsyncIterator[bytes]:
@@ -201,4 +201,4 @@ async def test_a_stream_does_not_slip_by(pki: Pki) -> None:
         watch: Any = channel.unary_stream("/other.Service/Watch")
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await anext(aiter(watch(b"", timeout=DEADLINE)))
-    assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
+    assert refusal(caught.value).reason == Reason.UNKNOWN_CALLER

@@ -5,8 +5,12 @@ from typing import Final
 import grpc
 import pytest
 from google.protobuf.message_factory import GetMessageClass
+from grpc_health.v1.health_pb2 import HealthCheckRequest
+from grpc_health.v1.health_pb2_grpc import HealthStub
+from grpc_reflection.v1alpha.reflection_pb2 import ServerReflectionRequest
+from grpc_reflection.v1alpha.reflection_pb2_grpc import ServerReflectionStub
 
-from tests.api.running import Running, consumer, conversation, refusal
+from tests.api.running import DEADLINE, Running, consumer, conversation, refusal
 from tests.fakes.usecases import issued
 from tokenvault.v1 import token_vault_pb2 as pb
 from tokenvault_sidecar.core.delegations import DelegationRequest
@@ -44,8 +48,49 @@ WALK: Final = [
 ]
 
 
+BESIDE: Final = {
+    # "bot" and "kiosk" are allowed all, "orders" reads tokens alone
+    "grpc.health.v1.Health": {"bot": ALLOWED, "orders": DENIED, "kiosk": ALLOWED, "stranger": UNKNOWN},
+    "grpc.reflection.v1alpha.ServerReflection": {
+        "bot": ALLOWED,
+        "orders": DENIED,
+        "kiosk": ALLOWED,
+        "stranger": UNKNOWN,
+    },
+}
+
+
 def test_the_policy_knows_every_rpc_of_the_service() -> None:
-    assert {rpc.value for rpc in Rpc} == {method.name for method in SERVICE.methods}
+    beside = {name.rpartition(".")[2] for name in BESIDE}
+    assert {rpc.value for rpc in Rpc} == {method.name for method in SERVICE.methods} | beside
+
+
+@pytest.mark.parametrize("caller", CALLERS)
+async def test_every_service_beside_it_is_for_whom_the_table_says(running: Running, caller: str) -> None:
+    """What the server serves is what reflection tells."""
+    async with running.channel(running.pki.bot) as channel:
+        ask = ServerReflectionRequest(list_services="")
+        (told,) = [answer async for answer in ServerReflectionStub(channel).ServerReflectionInfo(iter([ask]))]
+    served = {service.name for service in told.list_services_response.service}
+    assert served == {SERVICE.full_name, *BESIDE}
+    for service, expected in BESIDE.items():
+        async with running.channel(getattr(running.pki, caller)) as channel:
+            assert await outcome_of(channel, service) == expected[caller], service
+
+
+async def outcome_of(channel: grpc.aio.Channel, service: str) -> str:
+    try:
+        if "health" in service:
+            await HealthStub(channel).Check(HealthCheckRequest(), timeout=DEADLINE)
+            watch = HealthStub(channel).Watch(HealthCheckRequest(), timeout=DEADLINE)
+            await anext(aiter(watch))
+        else:
+            ask = ServerReflectionRequest(list_services="")
+            stream = ServerReflectionStub(channel).ServerReflectionInfo(iter([ask]), timeout=DEADLINE)
+            assert [answer async for answer in stream]
+    except grpc.aio.AioRpcError as error:
+        return str(refusal(error).reason)
+    return ALLOWED
 
 
 @pytest.mark.parametrize(("rpc", "kind", "caller"), WALK)

@@ -34,6 +34,8 @@ _NAMES: tuple[tuple[Any, str], ...] = (
     (files.SigningKeyFilePath, "path"),
     (files.JwksFilePath, "path"),
     (str, "string"),
+    (float, "number"),
+    (int, "integer"),
 )
 _PLURALS = {"address": "addresses", "identity": "identities"}
 _PLACEHOLDERS = {"brands": "ID", "callers": "NAME"}

@@ -69,10 +69,37 @@ def check_config(file: Path) -> None:
 @click.option("--config", "file", metavar="FILE", required=True, type=_FILE, help="The configuration.")
 def serve(file: Path) -> None:
     """Run the sidecar until it is told to stop (SIGTERM or SIGINT)."""
-    from tokenvault_sidecar import app
+    from tokenvault_sidecar.run import run
+
+    try:
+        sys.exit(run(file))
+    except ConfigError as error:
+        _fail(*map(str, error.problems))
+
+
+@main.group()
+def audit() -> None:
+    """The audit log."""
+
+
+@audit.command()
+@click.option("--config", "file", metavar="FILE", required=True, type=_FILE, help="The configuration.")
+def verify(file: Path) -> None:
+    """Check that no line of the audit log was removed, changed or moved."""
+    from tokenvault_sidecar.adapters.audit import AuditError, audit_key
+    from tokenvault_sidecar.adapters.audit import verify as verify_log
+    from tokenvault_sidecar.adapters.keyring import KeyringError, read_kek
 
     config = _load(file)
-    sys.exit(app.run(config))
+    if config.audit is None:
+        _fail(f"{file}: audit: there is no such table, so no audit log is kept: add one")
+    try:
+        lines = verify_log(config.audit.path, audit_key(read_kek(config.keys.kek_file.path)))
+    except (AuditError, KeyringError) as problem:
+        _fail(f"{config.audit.path}: {problem}")
+    except OSError as problem:
+        _fail(f"{config.audit.path}: cannot be read: {problem.strerror}")
+    click.echo(f"{config.audit.path} is whole: {lines} lines")
 
 
 def _load(file: Path) -> Config:

@@ -2,16 +2,11 @@
 
 import re
 from collections.abc import Iterable, Mapping
-from contextvars import ContextVar
 from typing import Final
 
 from tokenvault_sidecar.core.errors import UnknownCaller
-from tokenvault_sidecar.core.policy import Caller
 
 _DNS_NAME: Final = re.compile(rb"[A-Za-z0-9._-]+")
-
-current_caller: Final[ContextVar[Caller]] = ContextVar("current_caller")
-"""The caller of the RPC under way; the guard sets it before a servicer is entered."""
 
 
 def identity(auth_context: Mapping[str, Iterable[bytes]]) -> str:

@@ -1,108 +1,194 @@
-"""What every call passes: known callers only, and errors only as the contract has them."""
+"""What every call passes: known callers within their limits only, and errors as the contract has them."""
 
 from __future__ import annotations  # grpc's handler class is generic in its stubs only
 
-import traceback
-from collections.abc import Awaitable, Callable
-from typing import Any, Final
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final, Never, TypeAlias
 
 import grpc
 import structlog
 from google.protobuf.message import DecodeError
 
-from tokenvault_sidecar.api.callers import current_caller, identity
+from tokenvault_sidecar.api.callers import identity
+from tokenvault_sidecar.api.calls import CallUnderWay, Record, current_call
+from tokenvault_sidecar.api.defects import log_defect
 from tokenvault_sidecar.api.status import abort
 from tokenvault_sidecar.core.errors import InvalidRequest, VaultError
-from tokenvault_sidecar.core.policy import Policy
+from tokenvault_sidecar.core.limits import Limits, Meter
+from tokenvault_sidecar.core.policy import Call, Caller, Policy, Rpc
+from tokenvault_sidecar.core.ports import Bearer
 
 _INTERNAL: Final = "the token vault failed unexpectedly: its log says where"
+_OK: Final = "OK"
+_SERVICES: Final = {
+    "grpc.health.v1.Health": Rpc.HEALTH,
+    "grpc.reflection.v1alpha.ServerReflection": Rpc.REFLECTION,
+}
 
-_log = structlog.get_logger()
+_Context = grpc.aio.ServicerContext[Any, Any]
+_Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"  # generic in its stubs only
+
+
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """Who is let in, and how far: replaced as a whole when the configuration changes.
+
+    `limits` and `bearers` are by caller name; who is in none has the default
+    limits, and needs no bearer token.
+    """
+
+    policy: Policy
+    limits: Mapping[str, Limits] = field(default_factory=dict)
+    bearers: Mapping[str, Bearer] = field(default_factory=dict)
 
 
 class Guard(grpc.aio.ServerInterceptor):
-    """Resolves the caller, then runs the servicer and turns what it raises into a status.
+    """Admits the caller, then runs the servicer and turns what it raises into a status.
 
-    Of all services, not only ours: a method added later is for known callers
-    too. The request is parsed only once its caller is known, and in here, so
-    that a malformed one fails like any other invalid request.
+    Of all services, not only ours: health and reflection are for those whose
+    policy says so. The request is parsed only once its caller is admitted, and
+    in here, so that a malformed one fails like any other invalid request.
+    `longest` is the longest a call may take, in seconds, whatever its deadline.
     """
 
-    def __init__(self, policy: Policy) -> None:
-        self._policy = policy
-        self._guarded: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
+    def __init__(self, admission: Admission, *, record: Record | None = None, longest: float = 60.0) -> None:
+        self.admission = admission
+        self._record = record
+        self._longest = longest
+        self._meters: dict[str, Meter] = {}
+        self._guarded: dict[str, _Handler] = {}
+
+    def admit(self, admission: Admission) -> None:
+        """Go by this from the next call on."""
+        self.admission = admission
+        self._meters = {}
 
     async def intercept_service(
         self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any] | None]],
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[_Handler | None]],
         handler_call_details: grpc.HandlerCallDetails,
-    ) -> grpc.RpcMethodHandler[Any, Any] | None:
+    ) -> _Handler | None:
         """The method's handler, guarded. None, which gRPC answers with UNIMPLEMENTED, stays None."""
         method = handler_call_details.method
         if method not in self._guarded:
             handler = await continuation(handler_call_details)
-            # Streams would pass by what is below: fail closed, as if there were none.
-            if handler is None or handler.unary_unary is None:
+            if handler is None:
                 return None
             self._guarded[method] = self._guard(method, handler)
         return self._guarded[method]
 
-    def _guard(
-        self, method: str, handler: grpc.RpcMethodHandler[Any, Any]
-    ) -> grpc.RpcMethodHandler[Any, Any]:
+    def _guard(self, method: str, handler: _Handler) -> _Handler:
+        _, service, name = method.split("/")
         # The stubs know the synchronous context only, and that no serializer is a valid one.
-        call: Any = handler.unary_unary
+        behaviour: Any = handler.unary_unary or handler.unary_stream or handler.stream_stream
         parse = handler.request_deserializer or _as_is
         serialize = handler.response_serializer or _as_is
 
-        async def guarded(data: bytes, context: grpc.aio.ServicerContext[Any, Any]) -> bytes:
+        async def unary(data: bytes, context: _Context) -> bytes:
+            call = CallUnderWay(name)
             try:
-                current_caller.set(self._policy.caller(identity(context.auth_context())))
+                meter = await self._enter(call, service, context)
                 try:
-                    request = parse(data)
-                except DecodeError:
-                    raise InvalidRequest("request", "is not a message of this RPC") from None
-                return serialize(await call(request, context))
-            except VaultError as error:
-                await abort(context, error)
-            except grpc.aio.BaseError:
-                raise  # gRPC's own: the servicer aborted, or the call is over
+                    try:
+                        request = parse(data)
+                    except DecodeError:
+                        raise InvalidRequest("request", "is not a message of this RPC") from None
+                    left = context.time_remaining()
+                    if left is not None and left <= self._longest:
+                        answer = await behaviour(request, context)
+                    else:
+                        async with asyncio.timeout(self._longest):
+                            answer = await behaviour(request, context)
+                finally:
+                    meter.leave()
+                if self._record is not None:
+                    self._record(call, _OK)
+                return serialize(answer)
             except Exception as error:
-                _log_defect(method, error)
-                await abort(context, VaultError(_INTERNAL))
+                await self._fail(method, call, context, error)
 
-        return grpc.unary_unary_rpc_method_handler(guarded)
+        async def stream(request: Any, context: _Context) -> None:
+            call = CallUnderWay(name)
+            try:
+                meter = await self._enter(call, service, context)
+                try:
+                    answers = behaviour(request, context)
+                    if isinstance(answers, AsyncIterator):
+                        async for answer in answers:
+                            await context.write(answer)
+                    else:  # it writes by itself
+                        await answers
+                finally:
+                    meter.leave()
+                if self._record is not None:
+                    self._record(call, _OK)
+            except Exception as error:
+                await self._fail(method, call, context, error)
+
+        if handler.unary_unary:
+            return grpc.unary_unary_rpc_method_handler(unary)
+        wrap = (
+            grpc.unary_stream_rpc_method_handler
+            if handler.unary_stream
+            else grpc.stream_stream_rpc_method_handler
+        )
+        return wrap(stream, handler.request_deserializer, handler.response_serializer)
+
+    async def _enter(self, call: CallUnderWay, service: str, context: _Context) -> Meter:
+        """Admit the caller, and account for the call. Raises VaultError; else `leave` the meter."""
+        admission = self.admission
+        peer = context.auth_context()
+        call.identity = identity(peer)
+        caller = call.caller = admission.policy.caller(call.identity)
+        current_call.set(call)
+        meter = self._meters.get(caller.name) or self._meter(caller)
+        meter.enter(time.monotonic())
+        try:
+            bearer = admission.bearers.get(caller.name)
+            if bearer is not None:
+                shown = [
+                    value for key, value in context.invocation_metadata() or () if key == "authorization"
+                ]
+                await bearer.verify(shown, next(iter(peer["x509_pem_cert"])))
+            if service in _SERVICES:
+                admission.policy.check(caller, Call(_SERVICES[service]))
+        except BaseException:
+            meter.leave()
+            raise
+        return meter
+
+    def _meter(self, caller: Caller) -> Meter:
+        limits = self.admission.limits.get(caller.name, Limits())
+        meter = self._meters[caller.name] = Meter(caller.name, limits, now=time.monotonic())
+        return meter
+
+    async def _fail(self, method: str, call: CallUnderWay, context: _Context, error: Exception) -> Never:
+        """Note the failure, and end the call with its status."""
+        if isinstance(error, grpc.aio.BaseError):
+            raise error  # gRPC's own: the servicer aborted, or the call is over
+        if isinstance(error, TimeoutError):
+            self._note(call, grpc.StatusCode.DEADLINE_EXCEEDED.name)
+            await context.abort(
+                grpc.StatusCode.DEADLINE_EXCEEDED, f"no call may take longer than {self._longest:g} s"
+            )
+        if not isinstance(error, VaultError):
+            log_defect(method, call, error)
+            error = VaultError(_INTERNAL)
+        self._note(call, error.reason.value)
+        await abort(context, error)
+
+    def _note(self, call: CallUnderWay, outcome: str) -> None:
+        """A refusal releases nothing: it is told even where it cannot be recorded."""
+        if self._record is None:
+            return
+        try:
+            self._record(call, outcome)
+        except VaultError as unrecorded:
+            structlog.get_logger().error("call_unrecorded", outcome=outcome, problem=unrecorded.message)
 
 
 def _as_is(data: bytes) -> bytes:
     return data
-
-
-def _log_defect(method: str, error: Exception) -> None:
-    """Where it happened and of which class. The exception's text and its frames' values may be secrets."""
-    caller = current_caller.get(None)
-    _log.error(
-        "call_failed_unexpectedly",
-        method=method,
-        caller=caller.name if caller else None,
-        errors=_classes(error),
-        where=_frames(error),
-    )
-
-
-def _classes(error: BaseException) -> list[str]:
-    """The exception's class, then those it came from."""
-    names = []
-    link: BaseException | None = error
-    while link is not None:
-        names.append(f"{type(link).__module__}.{type(link).__qualname__}")
-        link = link.__cause__ or (None if link.__suppress_context__ else link.__context__)
-    return names
-
-
-def _frames(error: BaseException) -> list[str]:
-    """Its traceback as "module:line function", outermost first."""
-    return [
-        f"{frame.f_globals.get('__name__')}:{line} {frame.f_code.co_name}"
-        for frame, line in traceback.walk_tb(error.__traceback__)
-    ]

@@ -9,15 +9,30 @@ from pathlib import Path
 from typing import Final
 
 import grpc
+from grpc_health.v1._async import HealthServicer as HealthServicer
+from grpc_health.v1.health import SERVICE_NAME as HEALTH
+from grpc_health.v1.health_pb2 import HealthCheckResponse
+from grpc_health.v1.health_pb2_grpc import add_HealthServicer_to_server
+from grpc_reflection.v1alpha.reflection import SERVICE_NAME as REFLECTION
+from grpc_reflection.v1alpha.reflection import enable_server_reflection
 
+from tokenvault.v1.token_vault_pb2 import DESCRIPTOR
 from tokenvault.v1.token_vault_pb2_grpc import TokenVaultServicer, add_TokenVaultServicer_to_server
 from tokenvault_sidecar.api.guard import Guard
 from tokenvault_sidecar.api.tls import TlsFiles, server_credentials
+
+SERVICE: Final = DESCRIPTOR.services_by_name["TokenVault"].full_name
+"""The vault's full name, by which health knows it too."""
+
+HealthStatus = HealthCheckResponse.ServingStatus
+"""SERVING or NOT_SERVING."""
 
 _UNIX: Final = "unix:"
 _MAX_PORT: Final = 65535
 _MAX_REQUEST: Final = 64 * 1024
 _MAX_METADATA: Final = 16 * 1024
+_MAX_CONNECTIONS: Final = 1024
+_MAX_STREAMS: Final = 2000
 _PROBE_SECONDS: Final = 1.0
 
 
@@ -32,6 +47,7 @@ def build_server(
     tls: TlsFiles,
     *,
     max_connection_age: float,
+    health: HealthServicer,
     unix_mode: int = 0o660,
 ) -> tuple[grpc.aio.Server, tuple[str, ...]]:
     """A server that listens, not started yet, and its addresses with the ports it got.
@@ -40,10 +56,13 @@ def build_server(
     socket of mode `unix_mode`; mutual TLS on all of them. A connection is
     asked to close after `max_connection_age` seconds, so that none outlives
     a change of certificates for long. To be called with the loop running.
-    Raises CannotListen and TlsFilesInvalid.
+    Beside the vault it serves `health`, and reflection, to whom the guard
+    lets. Raises CannotListen and TlsFilesInvalid.
     """
     server = grpc.aio.server(interceptors=(guard,), options=server_options(max_connection_age))
     add_TokenVaultServicer_to_server(servicer, server)
+    add_HealthServicer_to_server(health, server)
+    enable_server_reflection([SERVICE, HEALTH, REFLECTION], server)
     bound = tuple(_bind(server, address, tls, unix_mode) for address in listen)
     return server, bound
 
@@ -55,6 +74,8 @@ def server_options(max_connection_age: float) -> list[tuple[str, int]]:
         ("grpc.max_receive_message_length", _MAX_REQUEST),
         ("grpc.max_metadata_size", _MAX_METADATA),
         ("grpc.absolute_max_metadata_size", _MAX_METADATA),
+        ("grpc.max_allowed_incoming_connections", _MAX_CONNECTIONS),
+        ("grpc.max_concurrent_streams", _MAX_STREAMS),
         ("grpc.max_connection_age_ms", int(max_connection_age * 1000)),
         ("grpc.server_handshake_timeout_ms", 10_000),
         # Ask a silent client whether it is still there; end those that ask us too often.

@@ -10,10 +10,10 @@ import grpc
 from tokenvault.v1 import token_vault_pb2 as pb
 from tokenvault.v1.token_vault_pb2_grpc import TokenVaultServicer
 from tokenvault_sidecar.api import requests, responses
-from tokenvault_sidecar.api.callers import current_caller
+from tokenvault_sidecar.api.calls import CallUnderWay, current_call
 from tokenvault_sidecar.core.delegations import Delegations
 from tokenvault_sidecar.core.model import ContextKind
-from tokenvault_sidecar.core.policy import Call, Policy, Rpc
+from tokenvault_sidecar.core.policy import Call, Caller, Policy, Rpc
 from tokenvault_sidecar.core.tokens import Tokens
 
 _Context = grpc.aio.ServicerContext[Any, Any]
@@ -29,16 +29,17 @@ class Servicer(TokenVaultServicer):
     async def StartDelegation(
         self, request: pb.StartDelegationRequest, context: _Context
     ) -> pb.StartDelegationResponse:
-        caller = current_caller.get()
+        call, caller = _call()
         wanted = requests.delegation_request(request, caller.name)
-        call = Call(Rpc.START_DELEGATION, wanted.brand, wanted.context.kind, wanted.scopes)
-        wanted = replace(wanted, askable=Policy.check(caller, call).scopes)
+        call.brand, call.context = wanted.brand, wanted.context
+        wish = Call(Rpc.START_DELEGATION, wanted.brand, wanted.context.kind, wanted.scopes)
+        wanted = replace(wanted, askable=Policy.check(caller, wish).scopes)
         return responses.challenge(await self._delegations.start(wanted))
 
     async def CompleteDelegation(
         self, request: pb.CompleteDelegationRequest, context: _Context
     ) -> pb.CompleteDelegationResponse:
-        caller = current_caller.get()
+        call, caller = _call()
         answer = requests.authorization_response(request)
         Policy.check(caller, Call(Rpc.COMPLETE_DELEGATION))
 
@@ -46,19 +47,28 @@ class Servicer(TokenVaultServicer):
             Policy.check(caller, Call(Rpc.COMPLETE_DELEGATION, brand, kind))
 
         delegated = await self._delegations.complete(answer, caller=caller.name, permit=permit)
+        call.brand, call.context = delegated.brand, delegated.context
         return responses.delegated(delegated)
 
     async def GetToken(self, request: pb.GetTokenRequest, context: _Context) -> pb.GetTokenResponse:
-        caller = current_caller.get()
+        call, caller = _call()
         brand, whose = requests.brand_and_context(request)
+        call.brand, call.context = brand, whose
         scopes = requests.scopes(request)
-        call = Call(Rpc.GET_TOKEN, brand, whose.kind, scopes, request.include_id_token)
-        allow = Policy.check(caller, call)
-        wanted = requests.token_request(request, brand, whose, scopes, allow)
-        return responses.token(await self._tokens.get(wanted))
+        wish = Call(Rpc.GET_TOKEN, brand, whose.kind, scopes, request.include_id_token)
+        allow = Policy.check(caller, wish)
+        token = await self._tokens.get(requests.token_request(request, brand, whose, scopes, allow))
+        call.version = token.version
+        return responses.token(token)
 
     async def Invalidate(self, request: pb.InvalidateRequest, context: _Context) -> pb.InvalidateResponse:
-        caller = current_caller.get()
+        call, caller = _call()
         brand, whose = requests.brand_and_context(request)
+        call.brand, call.context = brand, whose
         Policy.check(caller, Call(Rpc.INVALIDATE, brand, whose.kind))
         return responses.invalidated(await self._tokens.invalidate(brand, whose))
+
+
+def _call() -> tuple[CallUnderWay, Caller]:
+    call = current_call.get()
+    return call, call.known_caller

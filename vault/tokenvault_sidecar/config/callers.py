@@ -4,6 +4,8 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field
 
+from tokenvault_sidecar.config.access import LimitsTable
+from tokenvault_sidecar.config.bearer import BearerTable
 from tokenvault_sidecar.config.problems import reject
 from tokenvault_sidecar.config.tables import Table
 from tokenvault_sidecar.config.values import Distinct, Flag, Identity
@@ -26,7 +28,9 @@ class AllowTable(Table):
     """Everything in an entry is allowed together; what no entry allows is refused."""
 
     rpcs: Annotated[tuple[Rpc, ...], Distinct] = Field(
-        description="RPCs of the service.", min_length=1, examples=[["GetToken"]]
+        description="RPCs of the service; `Health` and `ServerReflection` are gRPC's own services.",
+        min_length=1,
+        examples=[["GetToken"]],
     )
     brands: Wanted = Field(description='Brand ids; `["*"]` for any.', examples=[["acme"]])
     contexts: Annotated[tuple[ContextKind, ...], Distinct] = Field(
@@ -67,7 +71,9 @@ class CallerTable(Table):
         min_length=1,
         examples=[["spiffe://example.org/bot"]],
     )
+    bearer: BearerTable | None = None
     allow: tuple[AllowTable, ...] = Field(min_length=1)
+    limits: LimitsTable | None = None
 
     def to_caller(self, name: str) -> Caller:
         """What the core knows of this caller."""

@@ -1,16 +1,19 @@
 """The whole configuration file, as a table of tables."""
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field
 
+from tokenvault_sidecar.config.access import AllLimitsTable, AuditTable
 from tokenvault_sidecar.config.brands import BrandTable
 from tokenvault_sidecar.config.callers import CallerTable
 from tokenvault_sidecar.config.files import File, KekFilePath, OutputPath, PrivateFile, PrivateFilePath
 from tokenvault_sidecar.config.problems import dotted
 from tokenvault_sidecar.config.tables import Table
 from tokenvault_sidecar.config.values import Distinct, Duration, Flag, ListenAddress, Name, parse_duration
+from tokenvault_sidecar.core.limits import Limits
 from tokenvault_sidecar.core.model import Brand
 from tokenvault_sidecar.core.policy import Caller
 
@@ -114,6 +117,8 @@ class Config(Table):
     keys: KeysTable
     renewal: RenewalTable = RenewalTable()
     housekeeping: HousekeepingTable = HousekeepingTable()
+    limits: AllLimitsTable = AllLimitsTable()
+    audit: AuditTable | None = None
     brands: dict[Name, BrandTable] = Field(min_length=1)
     callers: dict[Name, CallerTable] = Field(min_length=1)
 
@@ -136,6 +141,20 @@ class Config(Table):
     def to_callers(self) -> tuple[Caller, ...]:
         """What the core knows of the callers."""
         return tuple(table.to_caller(name) for name, table in self.callers.items())
+
+    def to_limits(self) -> dict[str, Limits]:
+        """Each caller's limits."""
+        return {name: (table.limits or self.limits).to_limits() for name, table in self.callers.items()}
+
+    @property
+    def watched(self) -> tuple[Path, ...]:
+        """Files it names that may change while it is in force; those of [server] are watched by TLS."""
+        named = [
+            getattr(table, key)
+            for table in self.brands.values()
+            for key in ("client_secret_file", "private_key_file", "jwks_file", "ca_file")
+        ]
+        return tuple(getattr(file, "path", file) for file in named if file is not None)
 
     def _private_files(self) -> Iterator[tuple[str, PrivateFile]]:
         yield "server.private_key_file", self.server.private_key_file

@@ -16,12 +16,14 @@ _SEGMENTS = re.compile(r"(?:(?!\.{1,2}(?:/|$))[A-Za-z0-9._-]+(?:/(?!$)|$))+")
 
 
 class Rpc(StrEnum):
-    """The service's RPCs, by their names in the proto."""
+    """The service's RPCs by their names in the proto, and two services beside it."""
 
     START_DELEGATION = "StartDelegation"
     COMPLETE_DELEGATION = "CompleteDelegation"
     GET_TOKEN = "GetToken"  # noqa: S105 an RPC's name
     INVALIDATE = "Invalidate"
+    HEALTH = "Health"
+    REFLECTION = "ServerReflection"
 
 
 @dataclass(frozen=True, slots=True)

@@ -239,3 +239,20 @@ class AuthorizationServer(Protocol):
 
     async def verify_id_token(self, id_token: Secret, *, nonce: Secret | None, now: float) -> IdClaims:
         """Verify an id token (OpenID Connect Core 3.1.3.7, 12.2). Raises InvalidIdToken."""
+
+
+class Audit(Protocol):
+    """Where decisions are recorded."""
+
+    def write(self, facts: Mapping[str, object]) -> None:
+        """Record one. Raises StoreUnavailable where it cannot, and nothing may leave unrecorded."""
+
+
+class Bearer(Protocol):
+    """How a caller's OAuth 2.0 access token is verified (RFC 9068), beside its certificate."""
+
+    async def verify(self, authorization: Sequence[str | bytes], certificate: bytes) -> None:
+        """Verify what the call's `authorization` metadata shows, every value of it.
+
+        `certificate` is the caller's, PEM. Raises BearerInvalid, ServerUnavailable.
+        """

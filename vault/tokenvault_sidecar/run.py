@@ -1,0 +1,121 @@
+"""The sidecar as a process: signals, files that change, and the exit status."""
+
+import asyncio
+import signal
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+import structlog
+import uvloop
+
+from tokenvault_sidecar.adapters.audit import AuditError
+from tokenvault_sidecar.adapters.hardening import harden
+from tokenvault_sidecar.adapters.keyring import KeyringError
+from tokenvault_sidecar.adapters.logs import LogEvents, configure_logging
+from tokenvault_sidecar.adapters.sqlite import StoreOpenError
+from tokenvault_sidecar.api.server import CannotListen
+from tokenvault_sidecar.api.tls import TlsFilesInvalid
+from tokenvault_sidecar.app import Sidecar
+from tokenvault_sidecar.config import Config, ConfigError, load_config
+from tokenvault_sidecar.core.errors import StoreUnavailable
+
+CANNOT_START = 2
+"""Exit status where something outside is not as it must be; the last line on stderr says what."""
+
+LOOK_EVERY = 2.0
+"""Seconds between two looks at the files the configuration comes from."""
+
+_CANNOT_START = (AuditError, KeyringError, StoreOpenError, CannotListen, TlsFilesInvalid, ValueError)
+
+_log = structlog.get_logger()
+
+
+def run(file: Path) -> int:
+    """Serve by this configuration until SIGTERM or SIGINT; the exit status.
+
+    SIGHUP, or a change of the file or of one it names, has it read again. A
+    second SIGTERM ends the process at once. Raises ConfigError.
+    """
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until there is something to reload
+    harden()
+    config = load_config(file)
+    configure_logging(config.server.log_level, config.server.log_format)
+    for warning in config.warnings:
+        _log.warning("config", warning=warning)
+    try:
+        return uvloop.run(_serve(file, config))
+    except StoreUnavailable as error:  # it names no file: it is told to callers too
+        problem = f"{config.store.path}: {error}"
+    except _CANNOT_START as error:
+        problem = str(error)
+    sys.stderr.write(f"cannot start: {problem}\n")
+    return CANNOT_START
+
+
+async def _serve(file: Path, config: Config) -> int:
+    stopped, changed = asyncio.Event(), asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def stop() -> None:
+        for name in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(name)
+        stopped.set()
+
+    for name in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(name, stop)
+    loop.add_signal_handler(signal.SIGHUP, changed.set)
+    sidecar = await Sidecar.start(config, LogEvents())
+    _log.info("ready", listening=sidecar.addresses, brands=sorted(config.brands))
+    sys.stdout.write(f"ready: listening on {', '.join(sidecar.addresses)}\n")
+    sys.stdout.flush()
+    watching = loop.create_task(_watch(sidecar, file, config, changed), name="watch")
+    await stopped.wait()
+    watching.cancel()
+    _log.info("stopping")
+    await sidecar.stop()
+    _log.info("stopped")
+    return 0
+
+
+async def _watch(sidecar: Sidecar, file: Path, config: Config, changed: asyncio.Event) -> None:
+    """Reload on SIGHUP and on changed files; what is broken is reported, and the old stays in force."""
+    seen = _stamps((file, *config.watched))
+    while True:
+        try:
+            async with asyncio.timeout(LOOK_EVERY):
+                await changed.wait()
+        except TimeoutError:
+            if _stamps(seen) == seen:
+                continue
+        changed.clear()
+        seen = _stamps(seen)
+        try:
+            config = await asyncio.to_thread(load_config, file)
+            needs_restart = await sidecar.reload(config)
+        except ConfigError as error:
+            _log.error(
+                "reload_refused", problems=[str(p) for p in error.problems], remedy="the old is in force"
+            )
+        except (ValueError, AuditError) as error:
+            _log.error("reload_refused", problems=[str(error)], remedy="the old is in force")
+        else:
+            seen = _stamps((file, *config.watched))
+            _log.info("reloaded", brands=sorted(config.brands), callers=sorted(config.callers))
+            if needs_restart:
+                _log.warning("restart_needed", unchanged=needs_restart)
+
+
+Stamps = dict[Path, tuple[int, int, int] | None]
+
+
+def _stamps(paths: Iterable[Path]) -> Stamps:
+    return {path: _stamp(path) for path in paths}
+
+
+def _stamp(path: Path) -> tuple[int, int, int] | None:
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_mtime_ns, status.st_ino, status.st_size
