@@ -53,7 +53,7 @@ def verifier(server: ScriptedServer, client: httpx2.AsyncClient) -> IdTokenVerif
     async def locate() -> str:
         return server.url + "/jwks"
 
-    return _verifier(server, PublishedKeys(client, locate, brand="acme", deadline=5, lifetime=600))
+    return _verifier(server, PublishedKeys(client, locate, whose="brand 'acme'", deadline=5, lifetime=600))
 
 
 def _verifier(server: ScriptedServer, keys: PublishedKeys | StaticKeys, **given: Any) -> IdTokenVerifier:

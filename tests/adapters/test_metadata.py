@@ -52,7 +52,7 @@ def clock() -> Clock:
 def discover(client: httpx2.AsyncClient, clock: Clock) -> Callable[..., Discovery]:
     def make(issuer: str, **given: Any) -> Discovery:
         settings = {"development": True, "deadline": 5.0, "lifetime": 600.0, "monotonic": clock, **given}
-        return Discovery(client, brand="acme", issuer=issuer, **settings)
+        return Discovery(client, whose="brand 'acme'", issuer=issuer, **settings)
 
     return make
 
@@ -62,7 +62,7 @@ def published(server: ScriptedServer, client: httpx2.AsyncClient, clock: Clock) 
     async def locate() -> str:
         return server.url + "/jwks"
 
-    return PublishedKeys(client, locate, brand="acme", deadline=5, lifetime=600, monotonic=clock)
+    return PublishedKeys(client, locate, whose="brand 'acme'", deadline=5, lifetime=600, monotonic=clock)
 
 
 Discover = Callable[..., Discovery]

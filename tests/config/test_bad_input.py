@@ -11,6 +11,8 @@ from tokenvault_sidecar.config import ConfigError, load_config
 
 BRAND = ("brands", "acme")
 ALLOW = ("callers", "brand-service", "allow", 0)
+BEARER = ("callers", "brand-service", "bearer")
+SHOWN = "callers.brand-service.bearer"
 SPLIT = {
     "issuer": "http://127.0.0.1:9400",
     "client_id": "x",
@@ -211,6 +213,22 @@ KEYS: list[tuple[Path_, Any, str, str, str]] = [
     (("callers", "bot", "identities", 0), "spiffe://a", "callers.bot.identities[0]", "no SPIFFE ID", "full"),
     (("callers", "bot", "identities", 0), "spiffe://a/../b", "callers.bot.identities[0]", "SPIFFE", "full"),
     (("callers", "bot", "identities", 0), "https://a/b", "callers.bot.identities[0]", "neither", "spiffe://"),
+    # access tokens of callers
+    ((*BEARER, "issuer"), DELETE, f"{SHOWN}.issuer", "is missing", 'issuer = "https://'),
+    ((*BEARER, "issuer"), "https://a.example?x", f"{SHOWN}.issuer", "has a query", "delete it"),
+    ((*BEARER, "audience"), DELETE, f"{SHOWN}.audience", "is missing", "audience = "),
+    ((*BEARER, "audience"), "", f"{SHOWN}.audience", "must not be empty", "audience = "),
+    ((*BEARER, "scope"), "a", f"{SHOWN}.scope", "not a known key", "'scopes'"),
+    ((*BEARER, "scopes"), [], f"{SHOWN}.scopes", "must not be empty", "scopes = ["),
+    ((*BEARER, "scopes"), ["a b"], f"{SHOWN}.scopes[0]", "not a scope", "per entry"),
+    ((*BEARER, "client_ids"), [], f"{SHOWN}.client_ids", "must not be empty", "client_ids = ["),
+    ((*BEARER, "client_ids"), ["a", "a"], f"{SHOWN}.client_ids", "same entry", "delete one"),
+    ((*BEARER, "algorithms"), ["HS256"], f"{SHOWN}.algorithms[0]", "known values", "'ES256'"),
+    ((*BEARER, "algorithms"), ["none"], f"{SHOWN}.algorithms[0]", "known values", "'ES256'"),
+    ((*BEARER, "require_certificate_binding"), 1, f"{SHOWN}.require_certificate_binding", "true or", "true"),
+    ((*BEARER, "jwks_uri"), "http://a.example", f"{SHOWN}.jwks_uri", "not safe in transit", "use https"),
+    ((*BEARER, "jwks_file"), "private.json", f"{SHOWN}.jwks_file", "private keys", "public keys only"),
+    ((*BEARER, "ca_file"), "no.pem", f"{SHOWN}.ca_file", "no file that can be read", "create"),
     # policy
     ((*ALLOW, "rpcs"), ["GetTokens"], "callers.brand-service.allow[0].rpcs[0]", "known", "'GetToken'"),
     ((*ALLOW, "rpcs"), [], "callers.brand-service.allow[0].rpcs", "must not be empty", "rpcs = ["),
@@ -240,6 +258,8 @@ def test_a_problem_names_file_key_and_remedy(
     (document.folder / "bytes").write_bytes(b"\xff\xfe")
     document.file("no-keys.json", '{"keys": []}')
     document.file("private.json", json.dumps({"keys": [{"kty": "EC", "d": "eA"}]}))
+    if path[:3] == BEARER:
+        document.set(*BEARER, to={"issuer": "https://login.example", "audience": "https://vault.example"})
     if isinstance(value, dict):
         value = {k: v for k, v in value.items() if v is not DELETE}
     document.set(*path, to=value)
@@ -292,6 +312,33 @@ def test_keys_are_published_or_given_not_both(document: Document) -> None:
     with pytest.raises(ConfigError) as caught:
         document.load()
     assert [problem.key for problem in caught.value.problems] == ["brands.acme.jwks_file"]
+
+
+def test_a_callers_access_tokens_have_keys_from_one_place(document: Document) -> None:
+    document.file("jwks.json", '{"keys": [{"kty": "EC", "crv": "P-256", "x": "eA", "y": "eQ"}]}')
+    table = {"issuer": "http://127.0.0.1:9400", "audience": "vault", "jwks_file": "jwks.json"}
+    document.set(*BEARER, to=table)
+    assert document.load()
+    document.set(*BEARER, "jwks_uri", to="http://127.0.0.1:9400/jwks")
+    document.set(*BEARER, "ca_file", to="ca.pem")
+    with pytest.raises(ConfigError) as caught:
+        document.load()
+    assert {(problem.key, problem.what) for problem in caught.value.problems} == {
+        (f"{SHOWN}.jwks_file", "is there beside jwks_uri"),
+        (f"{SHOWN}.ca_file", "is not used"),
+    }
+
+
+def test_a_callers_issuer_is_safe_in_transit(document: Document) -> None:
+    document.set("development", to=DELETE)
+    document.set(*BRAND, "issuer", to="https://login.example")
+    document.set(*BRAND, "redirect_uris", to=["https://bots.example/"])
+    document.set(*BEARER, to={"issuer": "http://127.0.0.1:9400", "audience": "vault"})
+    document.set(*BEARER, "jwks_uri", to="http://127.0.0.1:9400/jwks")
+    with pytest.raises(ConfigError) as caught:
+        document.load()
+    assert [problem.key for problem in caught.value.problems] == [f"{SHOWN}.issuer", f"{SHOWN}.jwks_uri"]
+    assert all("development = true" in problem.remedy for problem in caught.value.problems)
 
 
 def test_private_key_jwt_needs_a_key_and_no_secret(document: Document) -> None:

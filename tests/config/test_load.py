@@ -101,6 +101,26 @@ def test_callers_for_the_core(document: Document) -> None:
     )
 
 
+def test_a_caller_shows_an_access_token_where_a_table_says_so(document: Document) -> None:
+    assert document.load().callers["brand-service"].bearer is None
+    assert "access token of" not in describe(document.load())
+    table = {"issuer": "https://login.example", "audience": "https://vault.example"}
+    document.set("callers", "brand-service", "bearer", to=table)
+    config = document.load()
+    bearer = config.callers["brand-service"].bearer
+    assert bearer is not None
+    assert bearer.scopes == ("delegated.token.read.external",)
+    assert bearer.algorithms == ("RS256", "PS256", "ES256", "EdDSA")
+    assert bearer.client_ids is None
+    assert not bearer.require_certificate_binding
+    assert (
+        "must show an access token of https://login.example for https://vault.example "
+        "with scope delegated.token.read.external" in describe(config)
+    )
+    document.set("callers", "brand-service", "bearer", "require_certificate_binding", to=True)
+    assert "bound to its certificate" in describe(document.load())
+
+
 def test_secrets_are_read_without_the_lines_end(document: Document) -> None:
     document.file("client-secret", " p%s+&\u00e9 \r\n")
     secret = document.load().brands["acme"].client_secret

@@ -19,7 +19,9 @@ class Cached(Generic[T]):
 
     `fetch` raises VaultError where it fails, and ends by itself. It runs in a
     task of its own: a caller that goes away does not cancel it. After a
-    failure the old copy serves for `pause` seconds before the next try.
+    failure the old copy serves for `pause` seconds before the next try. For
+    `grace` seconds more it serves at once, and is fetched anew meanwhile:
+    nobody who asks often enough ever waits.
     """
 
     def __init__(
@@ -29,12 +31,14 @@ class Cached(Generic[T]):
         name: str,
         lifetime: float,
         pause: float,
+        grace: float = 0.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._fetch = fetch
         self._name = name
         self._lifetime = lifetime
         self._pause = pause
+        self._grace = grace
         self._clock = clock
         self._flight: asyncio.Task[T] | None = None
         self._copies: list[T] = []
@@ -46,8 +50,12 @@ class Cached(Generic[T]):
     async def get(self) -> T:
         """The value. Raises what `fetch` raises where there never was one."""
         now = self._clock()
-        if self._copies and (now < self._fresh_until or (self._failure and now < self._retry_at)):
-            return self._copies[0]
+        if self._copies:
+            good_until = max(self._fresh_until, self._retry_at if self._failure else 0.0)
+            if good_until <= now < good_until + self._grace:
+                self._begin()
+            if now < good_until + self._grace:
+                return self._copies[0]
         try:
             return await self._join()
         except VaultError:
@@ -80,11 +88,15 @@ class Cached(Generic[T]):
     def _under_way(self) -> bool:
         return self._flight is not None and not self._flight.done()
 
-    async def _join(self) -> T:
-        if self._flight is None or not self._under_way:
+    def _begin(self) -> asyncio.Task[T]:
+        """The fetch under way, or a new one."""
+        if self._flight is None or self._flight.done():
             self._flight = asyncio.create_task(self._run(), name=f"fetch {self._name}")
             self._flight.add_done_callback(_look_at)
-        flight = self._flight
+        return self._flight
+
+    async def _join(self) -> T:
+        flight = self._begin()
         await asyncio.wait([flight])
         if flight.cancelled():
             raise ServerUnavailable(f"the {self._name} could not be fetched: the sidecar is stopping")

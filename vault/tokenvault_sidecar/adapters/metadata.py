@@ -63,15 +63,15 @@ def url_problem(url: str, *, development: bool) -> str | None:
 class Discovery:
     """An issuer's published metadata. One that serves several documents is asked for OpenID's first.
 
-    `deadline` in seconds is for one look, `lifetime` for a copy; an old copy
-    serves while looking fails.
+    `whose` is for messages, as in "brand 'acme'". `deadline` in seconds is for
+    one look, `lifetime` for a copy; an old copy serves while looking fails.
     """
 
     def __init__(
         self,
         client: httpx2.AsyncClient,
         *,
-        brand: str,
+        whose: str,
         issuer: str,
         development: bool,
         deadline: float,
@@ -80,13 +80,13 @@ class Discovery:
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._client = client
-        self._brand = brand
+        self._whose = whose
         self._issuer = issuer
         self._development = development
         self._deadline = deadline
         self._clock = clock
         self._cached = Cached(
-            self._fetch, name=f"metadata of brand {brand!r}", lifetime=lifetime, pause=_PAUSE, clock=monotonic
+            self._fetch, name=f"metadata of {whose}", lifetime=lifetime, pause=_PAUSE, clock=monotonic
         )
 
     async def get(self) -> Metadata:
@@ -97,23 +97,9 @@ class Discovery:
         await self._cached.aclose()
 
     async def _fetch(self) -> Metadata:
-        until = asyncio.get_running_loop().time() + self._deadline
-        for url in _well_known(self._issuer):
-            answer = await send(self._client, "GET", url, until=until, limit=_LIMIT)
-            document = _document(answer, what="metadata", brand=self._brand, now=self._clock())
-            if document is not None:
-                return self._read(document)
-        raise ServerMisconfigured(
-            f"the issuer of brand {self._brand!r} publishes no metadata at .well-known/openid-configuration "
-            "or .well-known/oauth-authorization-server: correct the issuer, or configure the endpoints"
+        document = await find_metadata(
+            self._client, self._issuer, whose=self._whose, deadline=self._deadline, clock=self._clock
         )
-
-    def _read(self, document: Mapping[str, object]) -> Metadata:
-        if document.get("issuer") != self._issuer:
-            raise ServerMisconfigured(
-                f"the metadata of brand {self._brand!r} is of another issuer than configured "
-                "(RFC 8414 section 3.3): it must match to the letter, a slash at its end included"
-            )
         return Metadata(
             issuer=self._issuer,
             authorization_endpoint=self._endpoint(document, "authorization_endpoint"),
@@ -127,15 +113,38 @@ class Discovery:
         return None if document.get(name) is None else self._endpoint(document, name)
 
     def _endpoint(self, document: Mapping[str, object], name: str) -> str:
-        url = document.get(name)
-        problem = (
-            url_problem(url, development=self._development)
-            if isinstance(url, str)
-            else "missing or no string"
-        )
-        if problem or not isinstance(url, str):
-            raise ServerMisconfigured(f"the metadata of brand {self._brand!r}: its {name} is {problem}")
-        return url
+        return read_endpoint(document, name, whose=self._whose, development=self._development)
+
+
+async def find_metadata(
+    client: httpx2.AsyncClient, issuer: str, *, whose: str, deadline: float, clock: Clock = time.time
+) -> Mapping[str, object]:
+    """The document the issuer publishes, read no further. Raises ServerUnavailable, ServerMisconfigured."""
+    until = asyncio.get_running_loop().time() + deadline
+    for url in _well_known(issuer):
+        answer = await send(client, "GET", url, until=until, limit=_LIMIT)
+        document = _document(answer, what="metadata", whose=whose, now=clock())
+        if document is None:
+            continue
+        if document.get("issuer") != issuer:
+            raise ServerMisconfigured(
+                f"the metadata of {whose} is of another issuer than configured "
+                "(RFC 8414 section 3.3): it must match to the letter, a slash at its end included"
+            )
+        return document
+    raise ServerMisconfigured(
+        f"the issuer of {whose} publishes no metadata at .well-known/openid-configuration "
+        "or .well-known/oauth-authorization-server: correct the issuer, or configure the endpoints"
+    )
+
+
+def read_endpoint(document: Mapping[str, object], name: str, *, whose: str, development: bool) -> str:
+    """The endpoint of this name in a metadata document. Raises ServerMisconfigured."""
+    url = document.get(name)
+    problem = url_problem(url, development=development) if isinstance(url, str) else "missing or no string"
+    if problem or not isinstance(url, str):
+        raise ServerMisconfigured(f"the metadata of {whose}: its {name} is {problem}")
+    return url
 
 
 class SigningKeys(Protocol):
@@ -168,26 +177,36 @@ class StaticKeys:
 
 
 class PublishedKeys:
-    """The JWK set at the URL that `locate` gives; an old copy serves while fetching fails."""
+    """The JWK set at the URL that `locate` gives; an old copy serves while fetching fails.
+
+    `grace` in seconds: how long after its lifetime it serves at once, and is
+    fetched anew meanwhile; 0: who asks waits for the new one.
+    """
 
     def __init__(
         self,
         client: httpx2.AsyncClient,
         locate: Callable[[], Awaitable[str]],
         *,
-        brand: str,
+        whose: str,
         deadline: float,
         lifetime: float,
+        grace: float = 0.0,
         clock: Clock = time.time,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._client = client
         self._locate = locate
-        self._brand = brand
+        self._whose = whose
         self._deadline = deadline
         self._clock = clock
         self._cached = Cached(
-            self._fetch, name=f"keys of brand {brand!r}", lifetime=lifetime, pause=_PAUSE, clock=monotonic
+            self._fetch,
+            name=f"keys of {whose}",
+            lifetime=lifetime,
+            pause=_PAUSE,
+            grace=grace,
+            clock=monotonic,
         )
 
     async def get(self) -> Keys:
@@ -203,32 +222,32 @@ class PublishedKeys:
         url = await self._locate()
         until = asyncio.get_running_loop().time() + self._deadline
         answer = await send(self._client, "GET", url, until=until, limit=_LIMIT)
-        document = _document(answer, what="JWK set", brand=self._brand, now=self._clock())
+        document = _document(answer, what="JWK set", whose=self._whose, now=self._clock())
         try:
             return read_key_set(document or {})
         except ValueError as unusable:
             raise ServerMisconfigured(
-                f"what the jwks_uri of brand {self._brand!r} serves is unusable: {unusable}"
+                f"what the jwks_uri of {self._whose} serves is unusable: {unusable}"
             ) from None
 
 
-def _document(answer: Answer | Miss, *, what: str, brand: str, now: float) -> Mapping[str, object] | None:
+def _document(answer: Answer | Miss, *, what: str, whose: str, now: float) -> Mapping[str, object] | None:
     """The JSON object fetched; None: it is not there."""
     match answer:
         case Miss.UNTRUSTED:
             raise ServerMisconfigured(
-                f"the {what} of brand {brand!r}: the server's certificate is not trusted; set ca_file, "
+                f"the {what} of {whose}: the server's certificate is not trusted; set ca_file, "
                 "or have the server present one this system trusts"
             )
         case Miss():
-            raise ServerUnavailable(f"the {what} of brand {brand!r} could not be fetched: no answer came")
+            raise ServerUnavailable(f"the {what} of {whose} could not be fetched: no answer came")
         case Answer(status=200, body=None):
-            raise ServerUnavailable(f"the {what} of brand {brand!r} came cut off or too large")
+            raise ServerUnavailable(f"the {what} of {whose} came cut off or too large")
         case Answer(status=200):
             return answer.json_object()
         case Answer(status=status) if status in (408, 429) or status >= 500:
             raise ServerUnavailable(
-                f"the {what} of brand {brand!r} could not be fetched: status {status}",
+                f"the {what} of {whose} could not be fetched: status {status}",
                 retry_after=answer.retry_after(now),
             )
         case _:

@@ -108,7 +108,7 @@ class OAuthServer:
         # Half the deadline: when the metadata cannot be had anew, the old copy still has time to serve.
         self._discovery = Discovery(
             self._client,
-            brand=brand,
+            whose=f"brand {brand!r}",
             issuer=settings.issuer,
             development=settings.development,
             deadline=settings.deadline / 2,
@@ -118,7 +118,7 @@ class OAuthServer:
         self._keys: SigningKeys = static_keys or PublishedKeys(
             self._client,
             self._jwks_uri,
-            brand=brand,
+            whose=f"brand {brand!r}",
             deadline=settings.deadline / 2,
             lifetime=settings.metadata_lifetime,
             clock=clock,

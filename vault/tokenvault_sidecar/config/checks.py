@@ -1,8 +1,9 @@
 """What must fit together across keys, once each key is valid by itself."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import product
 
+from tokenvault_sidecar.config.bearer import BearerTable
 from tokenvault_sidecar.config.brands import BrandTable
 from tokenvault_sidecar.config.callers import ANY, AllowTable
 from tokenvault_sidecar.config.problems import nearest
@@ -43,6 +44,9 @@ def check(config: Config) -> Iterator[Finding]:
             yield ("brands", brand, *key), what, remedy
     yield from _identities(config)
     for name, caller in config.callers.items():
+        if caller.bearer:
+            for key, what, remedy in _bearer(caller.bearer, development=config.development):
+                yield ("callers", name, "bearer", *key), what, remedy
         for index, entry in enumerate(caller.allow):
             for key, what, remedy in _allow(entry, config.brands):
                 yield ("callers", name, "allow", index, *key), what, remedy
@@ -65,9 +69,7 @@ def _brand(table: BrandTable, *, development: bool) -> Iterator[Finding]:
     urls: dict[tuple[str | int, ...], str | None] = {(key,): getattr(table, key) for key in _URLS}
     urls |= {("redirect_uris", index): uri for index, uri in enumerate(table.redirect_uris)}
     if not development:
-        for key, url in urls.items():
-            if url and not url.lower().startswith("https:"):
-                yield key, "is not safe in transit", "use https, or set development = true at the top"
+        yield from _plain(urls)
     if not table.contexts:
         yield (), "has no kind of context switched on", "add its [….consumer] or [….conversation] table"
     for kind, settings in table.contexts.items():
@@ -78,19 +80,29 @@ def _brand(table: BrandTable, *, development: bool) -> Iterator[Finding]:
         yield ("consumer", "session_idle"), "is longer than session_absolute", "make it as long or shorter"
 
 
+def _plain(urls: Mapping[tuple[str | int, ...], str | None]) -> Iterator[Finding]:
+    for key, url in urls.items():
+        if url and not url.lower().startswith("https:"):
+            yield key, "is not safe in transit", "use https, or set development = true at the top"
+
+
 def _endpoints(table: BrandTable) -> Iterator[Finding]:
     pair = ("authorization_endpoint", "token_endpoint")
     given = [key for key in pair if getattr(table, key)]
     for key in pair:
         if len(given) == 1 and key not in given:
             yield (key,), "is missing", f"add it, or delete {given[0]} to have both discovered"
-    if table.jwks_uri and table.jwks_file:
-        yield ("jwks_file",), "is there beside jwks_uri", "delete one of them"
+    yield from _keys(table)
     consumer = table.contexts.get(ContextKind.CONSUMER)
     verifies = consumer and "openid" in consumer.allowed_scopes
     if given and verifies and not (table.jwks_uri or table.jwks_file):
         remedy = "add jwks_uri or jwks_file: id tokens of consumers are verified with it"
         yield ("jwks_uri",), "is missing", remedy
+
+
+def _keys(table: BrandTable | BearerTable) -> Iterator[Finding]:
+    if table.jwks_uri and table.jwks_file:
+        yield ("jwks_file",), "is there beside jwks_uri", "delete one of them"
 
 
 def _client(table: BrandTable) -> Iterator[Finding]:
@@ -126,6 +138,14 @@ def _identities(config: Config) -> Iterator[Finding]:
 
 def _covers(identity: str, other: str) -> bool:
     return identity == other or (identity.endswith(BELOW) and other.startswith(identity[:-1]))
+
+
+def _bearer(table: BearerTable, *, development: bool) -> Iterator[Finding]:
+    yield from _keys(table)
+    if table.jwks_file and table.ca_file:
+        yield ("ca_file",), "is not used", "delete it: with jwks_file the issuer is never asked"
+    if not development:
+        yield from _plain({("issuer",): table.issuer, ("jwks_uri",): table.jwks_uri})
 
 
 def _allow(entry: AllowTable, brands: dict[str, BrandTable]) -> Iterator[Finding]:

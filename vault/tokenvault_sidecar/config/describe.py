@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from tokenvault_sidecar.config.bearer import BearerTable
 from tokenvault_sidecar.config.brands import BrandTable
 from tokenvault_sidecar.config.callers import ANY, AllowTable
 from tokenvault_sidecar.config.schema import Config
@@ -25,6 +26,8 @@ def _lines(config: Config) -> Iterator[str]:
     yield "Callers"
     for name, caller in config.callers.items():
         yield f"  {name}: {', '.join(caller.identities)}"
+        if caller.bearer:
+            yield "    " + _bearer(caller.bearer)
         yield from ("    " + _allow(entry) for entry in caller.allow)
 
 
@@ -39,6 +42,14 @@ def _brand(table: BrandTable) -> Iterator[str]:
     if conversation := table.conversation:
         lifetime = format_duration(conversation.max_lifetime)
         yield f"conversation: asks for {' '.join(conversation.scopes)}; kept {lifetime} at most"
+
+
+def _bearer(table: BearerTable) -> str:
+    bound = ", bound to its certificate" if table.require_certificate_binding else ""
+    return (
+        f"must show an access token of {table.issuer} for {table.audience} "
+        f"with scope {' '.join(table.scopes)}{bound}"
+    )
 
 
 def _allow(entry: AllowTable) -> str:
