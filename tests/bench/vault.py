@@ -19,20 +19,27 @@ BRAND = "acme"
 TOKEN_BYTES = 2048
 _LIFE = 3600.0
 _BATCH = 1000
-# Given these, nothing is asked of the authorization server, which is not there.
-_ENDPOINTS = """
+_CHANGES = {
+    "[server]": 'log_level = "warning"',
+    # Given these, nothing is asked of the authorization server, which is not there.
+    f"[brands.{BRAND}]": """
 authorization_endpoint = "http://127.0.0.1:9/authorize"
 token_endpoint = "http://127.0.0.1:9/token"
 jwks_uri = "http://127.0.0.1:9/jwks"
-"""
+""",
+    # All the load is one caller's.
+    "[callers.bot]": "limits = { rate = 1e6, burst = 1000000 }",
+}
 
 
 def configure(directory: Path) -> Path:
     """Make what a sidecar needs, on a port of its own choice; its configuration."""
     *_, path = devkit.init(directory, devkit.Development(brand=BRAND, listen=("127.0.0.1:0",)))
-    table = f"[brands.{BRAND}]\n"
-    text = path.read_text().replace(table, table + _ENDPOINTS)
-    path.write_text(text.replace("[server]\n", '[server]\nlog_level = "warning"\n'))
+    text = path.read_text()
+    for table, keys in _CHANGES.items():
+        assert f"{table}\n" in text
+        text = text.replace(f"{table}\n", f"{table}\n{keys}\n")
+    path.write_text(text)
     return path
 
 
