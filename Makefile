@@ -5,7 +5,7 @@ STUBS := client/python
 STAMP := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install lock gen gen-check format lint test bench demo run clean
+.PHONY: help install lock gen gen-check format lint test torture bench demo run clean
 
 help: ## list what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -50,6 +50,10 @@ lint: $(STAMP) ## ruff, mypy strict, import contracts, buf
 
 test: $(STAMP) ## run the tests
 	$(BIN)/pytest
+
+torture: $(STAMP) ## kill sidecars 300 times while they renew, and count what is lost: about 8 minutes
+	$(BIN)/python -m tests.torture
+	$(BIN)/python -m tests.torture --sidecars 3 --kills 100
 
 bench: $(STAMP) ## server CPU per GetToken against an empty echo, as a ratio
 	$(BIN)/python -m tests.bench

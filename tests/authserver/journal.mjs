@@ -38,6 +38,7 @@ export function journal(path) {
       client_id: oidc?.entities.Client?.clientId,
       grant_type: oidc?.params?.grant_type,
       family: oidc?.entities.Grant?.jti ?? oidc?.entities.RefreshToken?.grantId ?? oidc?.entities.AccessToken?.grantId,
+      by: context.query.by,
       presented: presented(context),
       access_token: sha256(answer.access_token),
       refresh_token: sha256(answer.refresh_token),

@@ -35,7 +35,8 @@ def sha256(token: str) -> str:
 class LogEntry:
     """One answer of the server. Tokens and codes are SHA-256 in hex, `time` seconds since the epoch.
 
-    `presented`: the code, refresh token or token of the request.
+    `by`: the request URL's parameter of that name, by which senders of one registration can tell themselves
+    apart. `presented`: the code, refresh token or token of the request.
     `access_token`, `refresh_token`: what was issued. `family`: the server's
     grant, shared by all token sets of one login. "grant_revoked" says that a
     whole family was ended, by revocation or by a replay.
@@ -48,6 +49,7 @@ class LogEntry:
     client_id: str | None = None
     grant_type: str | None = None
     family: str | None = None
+    by: str | None = None
     presented: str | None = None
     access_token: str | None = None
     refresh_token: str | None = None
@@ -193,7 +195,15 @@ class OidcProvider:
 
     def log(self) -> list[LogEntry]:
         """Everything so far, in order. An answer that a client has is in it."""
-        return [LogEntry(**json.loads(line)) for line in self._log.read_text().splitlines()]
+        return self.log_from(0)[0]
+
+    def log_from(self, position: int) -> tuple[list[LogEntry], int]:
+        """The same from a position on, 0 or one that was returned before; and the position now."""
+        with self._log.open("rb") as file:
+            file.seek(position)
+            new = file.read()
+        whole = new[: new.rfind(b"\n") + 1]
+        return [LogEntry(**json.loads(line)) for line in whole.splitlines()], position + len(whole)
 
     def token_requests(
         self, *, grant_type: str | None = None, client_id: str | None = None, family: str | None = None

@@ -1,0 +1,46 @@
+"""The verdict as a table."""
+
+from collections.abc import Iterator
+
+from tests.torture.judge import Excuse, Fault
+from tests.torture.run import Verdict
+
+_SHOWN = 5
+
+_HAPPENED = (
+    "kills",
+    "delegations",
+    "redemptions",
+    "redemptions answered with tokens",
+    "grants caught in a redemption",
+    "refresh tokens shown twice",
+    "tokens served",
+    "ended by the server while in use",
+    "served dead, before any sidecar was told",
+    "calls cut off by a kill",
+    "calls told to wait",
+)
+
+
+def table(verdict: Verdict) -> str:
+    """Counts first, then why grants needed consent, then what must not happen."""
+    judge, plan = verdict.judge, verdict.plan
+    given_up = "given up although the server had seen neither redemption"
+    rows = [
+        (f"{plan.grants} grants, {plan.sidecars} sidecar(s), seed {plan.seed}", f"{verdict.seconds:.0f} s"),
+        *((name, f"{judge.counts[name]:,}") for name in _HAPPENED),
+        ("grants that answered CONSENT_REQUIRED", f"{judge.excuses.total():,}"),
+        *((f"  {excuse.value}", f"{judge.excuses[excuse]:,}") for excuse in Excuse),
+        (f"    {given_up}", f"{judge.counts[given_up]:,}"),
+        ("at the end: grants whose newest tokens were stored", f"{verdict.stored:,}"),
+        ("  of these work", f"{verdict.work:,}"),
+        *((f"MUST BE 0: {fault.value}", f"{len(judge.faults.get(fault, ())):,}") for fault in Fault),
+    ]
+    width = max(len(name) for name, _ in rows)
+    return "\n".join([*(f"{name:<{width}}  {count:>8}" for name, count in rows), *_faults(verdict)])
+
+
+def _faults(verdict: Verdict) -> Iterator[str]:
+    for fault, notes in verdict.judge.faults.items():
+        for note in notes[:_SHOWN]:
+            yield f"FAULT {fault.value}: {note}"

@@ -1,0 +1,137 @@
+"""One run: a server, a fleet, bots, kills, and the verdict."""
+
+import asyncio
+import random
+import time
+from collections.abc import Callable, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.authserver.clients import BASIC
+from tests.authserver.oidc import OidcProvider
+from tests.authserver.plain_client import plain_http
+from tests.torture.bots import Bot
+from tests.torture.fleet import BRAND, Fleet
+from tests.torture.judge import ACCESS_TOKEN_TTL, Fault, Judge
+from tests.torture.ledger import Ledger
+from tests.torture.stored import StoredGrants
+from tokenvault_sidecar.config import load_config
+
+LIFE = (0.02, 0.4)
+"""Seconds from ready to SIGKILL, at random."""
+
+LATENCY = 0.05
+"""Seconds after which the server acts on a token request: a kill meanwhile does not stop it."""
+
+LOGINS = 3
+"""Consumers that log in at once."""
+
+LAST_WORD = 30.0
+"""Seconds after the last start in which every grant must give a token or ask for consent."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What to do. The same seed gives the same kills and questions, but not the same races."""
+
+    kills: int
+    grants: int
+    sidecars: int
+    seed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What came of it. Of `stored` grants the newest tokens were committed at the last kill; `work` do."""
+
+    plan: Plan
+    judge: Judge
+    seconds: float
+    stored: int
+    work: int
+
+
+async def torture(plan: Plan, folder: Path, say: Callable[[str], None]) -> Verdict:
+    """Kill as planned and judge. Raises where the test itself cannot go on."""
+    began = time.monotonic()
+    async with AsyncExitStack() as stack:
+        provider = await stack.enter_async_context(
+            OidcProvider(registrations=[BASIC], access_token_ttl=ACCESS_TOKEN_TTL)
+        )
+        fleet = await stack.enter_async_context(Fleet(folder, provider, plan.sidecars))
+        api = await stack.enter_async_context(plain_http())
+        consumers = tuple(f"consumer-{number}" for number in range(plan.grants))
+        stored = StoredGrants(load_config(fleet.config), BRAND)
+        judge = Judge(Ledger(provider), stored, fleet.incarnations, consumers)
+        logins = asyncio.Semaphore(LOGINS)
+        bots = [
+            Bot(
+                consumer,
+                fleet=fleet,
+                judge=judge,
+                api=api,
+                userinfo_endpoint=provider.userinfo_endpoint,
+                logins=logins,
+                chance=random.Random(f"{plan.seed} {consumer}"),
+            )
+            for consumer in consumers
+        ]
+        await asyncio.gather(*(bot.delegate() for bot in bots))
+        say(f"{plan.grants} grants are delegated")
+        provider.fault_token_endpoint(delay=LATENCY)
+        await _kill(plan, fleet, judge, bots, say)
+        await _kill_all(fleet, judge)
+        await api.post(provider.token_endpoint)  # answered after all that was asked before it
+        must_work = judge.must_work()
+        work = await _last_word(plan, fleet, judge, bots)
+        judge.look_back()
+    return Verdict(plan, judge, time.monotonic() - began, len(must_work), len(must_work & work))
+
+
+async def _kill(
+    plan: Plan, fleet: Fleet, judge: Judge, bots: Sequence[Bot], say: Callable[[str], None]
+) -> None:
+    chance = random.Random(plan.seed)
+    async with asyncio.TaskGroup() as load:
+        running = [load.create_task(bot.run()) for bot in bots]
+        for number in range(1, plan.kills + 1):
+            await asyncio.sleep(chance.uniform(*LIFE))
+            victim = chance.choice(fleet.up)
+            await fleet.kill(victim)
+            judge.killed(victim)
+            await fleet.start()
+            if number % 20 == 0:
+                faults = sum(map(len, judge.faults.values()))
+                say(f"{number} kills, {judge.counts['tokens served']} tokens served, {faults} faults")
+        for task in running:
+            task.cancel()
+
+
+async def _kill_all(fleet: Fleet, judge: Judge) -> None:
+    for victim in fleet.up:
+        await fleet.kill(victim)
+        judge.killed(victim)
+
+
+async def _last_word(plan: Plan, fleet: Fleet, judge: Judge, bots: Sequence[Bot]) -> set[str]:
+    """Start all, and ask for every grant: the consumers whose grants work."""
+    for _ in range(plan.sidecars):
+        await fleet.start()
+    said = await asyncio.gather(*(_insist(bot, judge) for bot in bots))
+    for status in await fleet.stop():
+        if status:
+            judge.fault(Fault.OTHER, f"SIGTERM ended a sidecar with status {status}")
+    return {bot.consumer for bot, works in zip(bots, said, strict=True) if works}
+
+
+async def _insist(bot: Bot, judge: Judge) -> bool:
+    """Whether the grant works: a token the server just ended, or being told to wait, is no answer."""
+    until = time.monotonic() + LAST_WORD
+    while time.monotonic() < until:
+        works = await bot.ask()
+        if works is not None:
+            return works
+        await asyncio.sleep(0.1)
+    judge.fault(Fault.HUNG, f"{bot.consumer}: neither token nor consent in {LAST_WORD:.0f} s")
+    return False

@@ -1,0 +1,69 @@
+"""What the sidecars have committed: their database, opened by the core's own keys, read and never written."""
+
+from collections.abc import Iterable
+from contextlib import closing
+from dataclasses import dataclass
+
+import pysqlite3
+
+from tests.authserver.oidc import sha256
+from tokenvault_sidecar.adapters.keyring import read_kek, unwrap
+from tokenvault_sidecar.config import Config
+from tokenvault_sidecar.core.model import Context, ContextKind
+from tokenvault_sidecar.core.ports import GrantRow, WrappedKey
+from tokenvault_sidecar.core.sealing import Sealer
+
+_GRANTS = "SELECT key, brand, kind, version, sealed, purge_at, unanswered FROM grants"
+_KEYS = "SELECT id, purpose, kek, wrapped, created_at FROM keys ORDER BY created_at, rowid"
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A consumer's grant as committed, tokens as hashes. No refresh token: it was refused or given up."""
+
+    version: str
+    access_token: str
+    refresh_token: str | None
+    unanswered: int
+
+
+class StoredGrants:
+    """Reads the file anew each time: a connection kept open would spare the sidecars their recovery."""
+
+    def __init__(self, config: Config, brand: str) -> None:
+        self._uri = f"{config.store.path.resolve().as_uri()}?mode=ro"
+        self._kek = read_kek(config.keys.kek_file.path)
+        self._brand = brand
+
+    def read(self, consumers: Iterable[str]) -> dict[str, Stored]:
+        """The grants of those who have one. Raises StoreUnavailable where a row is not authentic."""
+        with closing(pysqlite3.connect(self._uri, uri=True)) as connection:
+            keys = [WrappedKey(*row) for row in connection.execute(_KEYS).fetchall()]
+            rows = {row[0]: row for row in connection.execute(_GRANTS).fetchall()}
+        sealer = Sealer(unwrap(keys, self._kek))
+        found: dict[str, Stored] = {}
+        for consumer in consumers:
+            row = rows.get(sealer.context_key(self._brand, Context(ContextKind.CONSUMER, consumer)))
+            if row is not None:
+                found[consumer] = _open(sealer, *row)
+        return found
+
+
+def _open(
+    sealer: Sealer,
+    key: bytes,
+    brand: str,
+    kind: str,
+    version: str,
+    sealed: bytes,
+    purge_at: float,
+    unanswered: int,
+) -> Stored:
+    row = GrantRow(key, brand, ContextKind(kind), version, sealed, purge_at)
+    tokens = sealer.open_grant(row).tokens
+    return Stored(
+        version=version,
+        access_token=sha256(tokens.access_token.reveal()),
+        refresh_token=sha256(tokens.refresh_token.reveal()) if tokens.refresh_token else None,
+        unanswered=unanswered,
+    )
