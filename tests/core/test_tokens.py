@@ -1,10 +1,12 @@
 """GetToken and Invalidate over fakes."""
 
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 import pytest
 
 from tests.core.world import ALICE, CHAT, World
+from tests.fakes.memory_store import MemoryStore
 from tokenvault_sidecar.core.errors import (
     ConsentRequired,
     GrantNotFound,
@@ -13,6 +15,7 @@ from tokenvault_sidecar.core.errors import (
     ScopeNotGranted,
     ServerUnavailable,
     SessionEnded,
+    StoreUnavailable,
 )
 from tokenvault_sidecar.core.model import Context, ContextKind
 from tokenvault_sidecar.core.tokens import Revocation, TokenRequest
@@ -200,6 +203,18 @@ async def test_invalidate_forgets_and_revokes_refresh_token_first(world: World) 
     assert [hint for hint, _ in world.server.revoked] == ["refresh_token", "access_token"]
     assert not world.server.answers(token.access_token.reveal())
     assert await world.tokens.invalidate("acme", ALICE) is Revocation.NOT_FOUND
+
+
+async def test_a_tampered_grant_is_told_and_can_be_invalidated(world: World) -> None:
+    await world.delegate(ALICE)
+    assert isinstance(world.store, MemoryStore)
+    (key,) = world.store.grants
+    world.store.grants[key] = replace(world.store.grants[key], sealed=b"nonsense")
+    with pytest.raises(StoreUnavailable, match="not authentic"):
+        await world.get(ALICE)
+    assert await world.tokens.invalidate("acme", ALICE) is Revocation.QUEUED
+    with pytest.raises(GrantNotFound):
+        await world.get(ALICE)
 
 
 async def test_invalidate_where_the_server_cannot_revoke(world: World) -> None:

@@ -10,6 +10,7 @@ _LEVELS: Final = {
     # what an operator must act on
     "defect": logging.ERROR,
     "revocation_given_up": logging.ERROR,
+    "unreadable_forgotten": logging.ERROR,
     "renewal_unsaved": logging.ERROR,
     # what may become that
     "clock_jumped": logging.WARNING,

@@ -4,10 +4,8 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from functools import partial
 
-from tokenvault_sidecar.core.errors import StoreUnavailable, VaultError
+from tokenvault_sidecar.core.errors import VaultError
 from tokenvault_sidecar.core.gate import BACKGROUND_SLOTS
-from tokenvault_sidecar.core.model import Grant
-from tokenvault_sidecar.core.ports import GrantRow
 from tokenvault_sidecar.core.renewal import Renewer
 from tokenvault_sidecar.core.revocation import Revoker
 from tokenvault_sidecar.core.vault import Vault
@@ -51,7 +49,7 @@ class Housekeeping:
         await self._vault.store.purge_delegations(now)
         rows = await self._vault.store.ended_grants(now, limit=PURGE_BATCH)
         for row in rows:
-            await self._forget(row)
+            await self._revoker.forget_row(row)
         if rows:
             self._vault.events("purged", grants=len(rows))
         return len(rows)
@@ -72,17 +70,6 @@ class Housekeeping:
         skipped.update(dict.fromkeys(failed, now + SKIPPED_FOR))
         return len(flights) - len(failed)
 
-    async def _forget(self, row: GrantRow) -> None:
-        try:
-            grant: Grant | None = self._vault.sealer.open_grant(row)
-        except StoreUnavailable:
-            grant = None  # it was tampered with: over all the same
-        if grant is not None:
-            await self._revoker.forget(row.key, grant)
-        else:
-            self._vault.events("unreadable_purged", brand=row.brand)
-            await self._vault.store.forget_context(row.key, version=row.version)
-
     async def _every(self, work: Callable[[], Awaitable[int]], pause: Callable[[], float]) -> None:
         """Again at once while something was done, else after a pause. A store that is away is waited for."""
         while True:
@@ -90,6 +77,9 @@ class Housekeeping:
                 done = await work()
             except VaultError as error:
                 self._vault.events("housekeeping_waits", reason=error.reason.value)
+                done = 0
+            except Exception as error:  # a defect of one loop must not end the others
+                self._vault.events("defect", task="housekeeping", error=type(error).__name__)
                 done = 0
             if not done:
                 await asyncio.sleep(pause())

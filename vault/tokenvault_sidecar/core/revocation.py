@@ -5,7 +5,7 @@ import asyncio
 from tokenvault_sidecar.core import lifecycle
 from tokenvault_sidecar.core.errors import ServerMisconfigured, ServerUnavailable, StoreUnavailable
 from tokenvault_sidecar.core.model import Grant, Secret
-from tokenvault_sidecar.core.ports import RevocationRow
+from tokenvault_sidecar.core.ports import GrantRow, RevocationRow
 from tokenvault_sidecar.core.vault import Vault
 
 GIVE_UP_AFTER = 86400.0
@@ -35,6 +35,15 @@ class Revoker:
         if forgotten:
             self.work_soon()
         return forgotten
+
+    async def forget_row(self, row: GrantRow) -> bool:
+        """The same for a row as stored; one that cannot be opened is deleted, its tokens stay unrevoked."""
+        try:
+            grant = self._vault.sealer.open_grant(row)
+        except StoreUnavailable:
+            self._vault.events("unreadable_forgotten", brand=row.brand)
+            return await self._vault.store.forget_context(row.key, version=row.version)
+        return await self.forget(row.key, grant)
 
     async def queue(self, grant: Grant, *, refresh_token: bool) -> None:
         """Queue the tokens of a grant that is in no row."""

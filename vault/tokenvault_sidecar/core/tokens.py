@@ -112,11 +112,11 @@ class Tokens:
         brand = self._vault.brand(brand_id)
         key = self._vault.context_key(brand.id, context)
         while True:
-            stored = await self._vault.grant(key)
-            if stored is None:
+            row = await self._vault.store.get_grant(key)
+            if row is None:
                 if await self._vault.store.forget_context(key, version=None):
                     return Revocation.NOT_FOUND
-            elif await self._revoker.forget(key, stored[1]):
+            elif await self._revoker.forget_row(row):
                 facts = self._vault.servers[brand.id].facts
                 return Revocation.NOT_SUPPORTED if facts and not facts.revokes else Revocation.QUEUED
 
@@ -144,7 +144,7 @@ class Tokens:
 
     def _renew_soon(self, row: GrantRow, now: float) -> None:
         redeem = lifecycle.may_redeem(row.attempt, token_over=False, now=now)
-        if not row.attempt.leased and not redeem.wait:
+        if not row.attempt.leased and not redeem.wait and not self._vault.gate(row.brand).is_open:
             self._renewer.renew_soon(row.key, row.version)
 
     def _keep_alive(self, key: bytes, grant: Grant, now: float) -> None:
