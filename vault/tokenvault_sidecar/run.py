@@ -1,6 +1,7 @@
 """The sidecar as a process: signals, files that change, and the exit status."""
 
 import asyncio
+import gc
 import signal
 import sys
 from collections.abc import Iterable
@@ -66,6 +67,7 @@ async def _serve(file: Path, config: Config) -> int:
         loop.add_signal_handler(name, stop)
     loop.add_signal_handler(signal.SIGHUP, changed.set)
     sidecar = await Sidecar.start(config, LogEvents())
+    gc.freeze()  # what is here now stays: looking through it again would stop every call for some 20 ms
     _log.info("ready", listening=sidecar.addresses, brands=sorted(config.brands))
     sys.stdout.write(f"ready: listening on {', '.join(sidecar.addresses)}\n")
     sys.stdout.flush()
