@@ -1,0 +1,238 @@
+"""What goes wrong between sidecar and authorization server, what callers see, what becomes of the grant.
+
+Every row of the table is played twice, on brands of their own: by a grant
+whose access token has expired, and by one whose token lives but has less life
+left than is asked for. All of them are played at once, in one sidecar.
+"""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, replace
+from email.utils import formatdate
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+
+from tests.authserver import clients, proxy
+from tests.authserver.fixtures import StartProvider
+from tests.authserver.oidc import OidcProvider
+from tests.authserver.proxy import Fault, FaultProxy, delayed, held, slow_loris, status
+from tests.renewal.seeding import BRAND, LIFE, log_in, seeding
+from tests.renewal.sidecars import add_brand, another_version, running, tune
+from tests.running import make_config
+from tokenvault import TokenVaultError
+from tokenvault.aio import AsyncTokenVaultClient
+from tokenvault_sidecar.core.gate import SLOTS
+
+DEADLINE = 3.0
+NEVER = asyncio.Event()
+BACKED_OFF = 2.1
+"""Seconds after which a first back-off (1 s at most) and the table's short Retry-After are over."""
+EXPIRED, NEARLY = LIFE + 100, LIFE - 100
+MIN_TTL = 300.0
+"""More than is left of a token that is NEARLY over: a renewal is due, but the old one would serve."""
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What a grant's reader saw: "renewed", "degraded", or an error's reason.
+
+    `first`: when the fault struck; `acted`: on how many requests the server
+    had acted by then. `later`: after the back-off, the fault being gone;
+    `requests`: how many were sent in all.
+    """
+
+    first: str
+    acted: int
+    later: str
+    requests: int
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A fault, and what readers of an expired and of a living token see of it."""
+
+    fault: Fault
+    expired: Seen
+    living: Seen
+    rotates: bool = True
+
+
+def answered(fault: Fault) -> Row:
+    """No harm is done."""
+    return Row(fault, Seen("renewed", 1, "renewed", 1), Seen("renewed", 1, "renewed", 1))
+
+
+def refused(fault: Fault, reason: str = "AS_UNAVAILABLE") -> Row:
+    """The server said that it did not act: asked again after the back-off."""
+    return Row(fault, Seen(reason, 0, "renewed", 2), Seen("degraded", 0, "renewed", 2))
+
+
+def unheard(fault: Fault) -> Row:
+    """The server never had the request, but who can know: one redemption more, once the token is over."""
+    return Row(fault, Seen("AS_UNAVAILABLE", 0, "renewed", 2), Seen("degraded", 0, "degraded", 1))
+
+
+def lost(fault: Fault, *, rotates: bool = True) -> Row:
+    """The server acted and its answer was lost. A rotating one takes the redemption more for a replay."""
+    later = "CONSENT_REQUIRED" if rotates else "renewed"
+    expired, living = Seen("AS_UNAVAILABLE", 1, later, 2), Seen("degraded", 1, "degraded", 1)
+    return Row(fault, expired, living, rotates)
+
+
+def _http(said: str, body: bytes) -> bytes:
+    return f"HTTP/1.1 {said}\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n".encode() + body
+
+
+INVALID_CLIENT = Fault(
+    "invalid_client",
+    forward=False,
+    answer=lambda _: _http("401 Unauthorized", b'{"error":"invalid_client"}'),
+)
+ACTED_THEN_FAILED = replace(status(500), name="500 although it acted", forward=True)
+FAR_OFF = 60
+BUSY_UNTIL = Fault(
+    "429 until a date",
+    forward=False,
+    answer=lambda _: _http(f"429 Busy\r\nRetry-After: {formatdate(time.time() + FAR_OFF, usegmt=True)}", b""),
+)
+STILL_REFUSED = Seen("AS_UNAVAILABLE", 0, "AS_UNAVAILABLE", 1), Seen("degraded", 0, "degraded", 1)
+
+ROWS: Mapping[str, Row] = {
+    "none": answered(proxy.PASS),
+    "late request, in time": answered(delayed(DEADLINE / 10)),
+    "late answer, in time": answered(held(DEADLINE / 10)),
+    "429": refused(status(429)),
+    "429, Retry-After": refused(status(429, retry_after=2)),
+    "500": refused(status(500)),
+    "500, Retry-After": refused(status(500, retry_after=2)),
+    "503": refused(status(503)),
+    "503, Retry-After": refused(status(503, retry_after=2)),
+    "503, Retry-After far off": Row(status(503, retry_after=FAR_OFF), *STILL_REFUSED),
+    "429, Retry-After a date": Row(BUSY_UNTIL, *STILL_REFUSED),
+    "invalid_client": refused(INVALID_CLIENT, "AS_MISCONFIGURED"),
+    "reset before the server had it": unheard(proxy.RESET_BEFORE),
+    "request never forwarded": unheard(delayed(NEVER)),
+    "reset after the server acted": lost(proxy.RESET_AFTER),
+    "answer never forwarded": lost(held(NEVER)),
+    "slow loris": lost(slow_loris(DEADLINE / 4)),
+    "truncated body": lost(proxy.TRUNCATED),
+    "half a JSON object": lost(proxy.HALF_JSON),
+    "HTML": lost(proxy.HTML),
+    "reset after the server acted, not rotating": lost(proxy.RESET_AFTER, rotates=False),
+    "HTML, not rotating": lost(proxy.HTML, rotates=False),
+    # What a 5xx says is believed. Where it is not so the grant is lost, as by every client.
+    "500 although it acted": Row(
+        ACTED_THEN_FAILED,
+        Seen("AS_UNAVAILABLE", 1, "CONSENT_REQUIRED", 2),
+        Seen("degraded", 1, "CONSENT_REQUIRED", 2),
+    ),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """Where one half of a row is played: a brand, its consumer, and the proxy before its token endpoint."""
+
+    brand: str
+    row: Row
+    age: float
+    proxy: FaultProxy
+
+    async def play(self, bot: AsyncTokenVaultClient) -> Seen:
+        self.proxy.queue(self.row.fault)
+        first = await self._read(bot)
+        acted = self.proxy.acted()
+        await asyncio.sleep(BACKED_OFF)
+        later = await self._read(bot)
+        return Seen(first, acted, later, self.proxy.count())
+
+    async def _read(self, bot: AsyncTokenVaultClient) -> str:
+        min_ttl = 0.0 if self.age == EXPIRED else MIN_TTL
+        try:
+            token = await bot.get_token(self.brand, consumer=self.brand, min_ttl=min_ttl)
+        except TokenVaultError as error:
+            if error.reason == "AS_UNAVAILABLE" and not 0 < (error.retry_after or 0) <= FAR_OFF:
+                return f"AS_UNAVAILABLE, ask again after {error.retry_after}"
+            return str(error.reason)
+        return "degraded" if token.degraded else "renewed"
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def seen(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[dict[tuple[str, float], Seen]]:
+    """All of the table played: what was seen by name and age, or what went wrong."""
+    folder = tmp_path_factory.mktemp("faults")
+    async with AsyncExitStack() as stack:
+        rotating, other = [
+            await stack.enter_async_context(OidcProvider(registrations=[clients.BASIC], rotate=rotate))
+            for rotate in (True, False)
+        ]
+        config = make_config(folder / "vault", rotating, clients.BASIC)
+        tune(config, "renewal", redemption_deadline=f"{DEADLINE:.0f}s", lease="30s")
+        grants: dict[tuple[str, float], Grant] = {}
+        for number, (name, row) in enumerate(ROWS.items()):
+            provider = rotating if row.rotates else other
+            for age in (EXPIRED, NEARLY):
+                before = await stack.enter_async_context(FaultProxy())
+                before.forward_to(provider.port)
+                grant = grants[name, age] = Grant(f"row-{number}-{age:.0f}", row, age, before)
+                add_brand(config, grant.brand, provider, clients.BASIC, before)
+        async with seeding(config) as seeder:
+            for provider in (rotating, other):
+                played = [g for g in grants.values() if g.row.rotates == (provider is rotating)]
+                answers = await log_in(provider, clients.BASIC, [grant.brand for grant in played])
+                for grant in played:
+                    await seeder.add({grant.brand: answers[grant.brand]}, brand=grant.brand, age=grant.age)
+        async with running(config) as sidecar:
+            outcomes = await asyncio.gather(*(grant.play(sidecar.bot) for grant in grants.values()))
+            yield dict(zip(grants, outcomes, strict=True))
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_an_expired_token(seen: dict[tuple[str, float], Seen], name: str) -> None:
+    assert seen[name, EXPIRED] == ROWS[name].expired
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_a_token_that_still_lives(seen: dict[tuple[str, float], Seen], name: str) -> None:
+    assert seen[name, NEARLY] == ROWS[name].living
+
+
+async def test_one_brands_outage_delays_no_other_brand(
+    tmp_path: Path, start_provider: StartProvider, fault_proxy: FaultProxy
+) -> None:
+    """More grants of one brand wait than its server may be asked for at once: others notice nothing."""
+    provider = start_provider(registrations=[clients.BASIC])
+    fault_proxy.forward_to(provider.port)
+    config = make_config(tmp_path / "vault", provider, clients.BASIC)
+    tune(config, "renewal", redemption_deadline="50s", lease="90s")
+    add_brand(config, "slow", provider, clients.BASIC, fault_proxy)
+    people = [f"consumer-{number}" for number in range(SLOTS + 8)]
+    answers = await log_in(provider, clients.BASIC, [*people[:10], "due"])
+    of_slow = await log_in(provider, clients.BASIC, [*people, "fresh"])
+    async with seeding(config) as seeder:
+        fresh = await seeder.add({"fresh": of_slow.pop("fresh")}, brand="slow")
+        await seeder.add(of_slow, brand="slow", age=EXPIRED)
+        due = await seeder.add({"due": answers.pop("due")}, age=LIFE - 10, due=True)
+        await seeder.add(answers, age=EXPIRED)
+    released = asyncio.Event()
+    fault_proxy.set(held(released))
+    async with running(config) as sidecar:
+        bot = sidecar.bot
+        waiting = [asyncio.create_task(bot.get_token("slow", consumer=person)) for person in people]
+        await fault_proxy.until_acted(SLOTS)
+        # brand "acme": readers, and the background
+        served = await asyncio.gather(*(bot.get_token(BRAND, consumer=person) for person in answers))
+        assert {token.degraded for token in served} == {False}
+        await another_version(bot, BRAND, "due", than=due["due"])
+        # the same brand: what needs no renewal
+        token = await bot.get_token("slow", consumer="fresh")
+        assert token.token_version == fresh["fresh"]
+        assert fault_proxy.count() == SLOTS
+        assert not any(task.done() for task in waiting)
+        released.set()
+        await asyncio.gather(*waiting)
+        assert fault_proxy.count() == len(people)
