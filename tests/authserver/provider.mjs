@@ -32,6 +32,11 @@ const resourceServer = (settings) => (context, indicator) => {
   };
 };
 
+// What JSON settings cannot say: where the client's certificate is.
+const mutualTls = (settings) => settings && {
+  mTLS: { ...settings, getCertificate: (context) => context.socket.getPeerX509Certificate() },
+};
+
 // Wraps what the provider does at the token endpoint in the fault that is set, if any.
 const tokenFault = (faults) => async (context, next) => {
   const fault = context.path === '/token' && context.method === 'POST' ? faults.take() : undefined;
@@ -81,6 +86,7 @@ export function authorizationServer(issuer, settings, faults) {
         rpInitiatedLogout: { enabled: false },
         resourceIndicators: { enabled: true, getResourceServerInfo: resourceServer(settings) },
         ...settings.features,
+        ...mutualTls(settings.features.mTLS),
       },
     });
     provider.use(record.middleware);

@@ -33,7 +33,12 @@ let authorization;
 const onRequest = (request, response) => authorization.handle(request, response);
 const { tls } = settings;
 const listener = tls
-  ? https.createServer({ cert: readFileSync(tls.cert), key: readFileSync(tls.key) }, onRequest)
+  ? https.createServer({
+    cert: readFileSync(tls.cert),
+    key: readFileSync(tls.key),
+    requestCert: true, // of any issuer: tokens may be bound to it (features.mTLS)
+    rejectUnauthorized: false,
+  }, onRequest)
   : http.createServer(onRequest);
 listener.keepAliveTimeout = 60_000; // longer than a client's pool keeps a connection
 await new Promise((listening, failed) => {

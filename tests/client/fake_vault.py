@@ -29,10 +29,14 @@ class FakeVault(TokenVaultServicer):
     requests: list[Message] = field(default_factory=list)
     deadlines: list[float] = field(default_factory=list)
     """Seconds each call had left when it arrived."""
+    shown: list[list[str]] = field(default_factory=list)
+    """Each call's values of the metadata `authorization`."""
 
     def _answer(self, request: Message, context: grpc.ServicerContext) -> Any:
         self.requests.append(request)
         self.deadlines.append(context.time_remaining())
+        metadata = context.invocation_metadata()
+        self.shown.append([str(value) for name, value in metadata if name == "authorization"])
         answer = self.answers.popleft()
         if isinstance(answer, status_pb2.Status):
             context.abort_with_status(rpc_status.to_status(answer))

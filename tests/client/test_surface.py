@@ -12,6 +12,8 @@ from google.protobuf.any_pb2 import Any as Packed
 from google.rpc import error_details_pb2, status_pb2  # type: ignore[import-untyped]  # typed, but unmarked
 
 import tokenvault
+from tests.authserver import clients
+from tests.authserver.oidc import OidcProvider
 from tests.client.conftest import Files
 from tests.client.fake_vault import FakeVault
 from tests.client.test_connection import set_environment
@@ -118,6 +120,22 @@ async def test_the_readme_s_asyncio_snippet(
     await bot["forget"]("alice")
     alice = pb.Context(consumer=pb.ConsumerContext(consumer_id="alice"))
     assert fake.requests == [pb.InvalidateRequest(brand_id="acme", context=alice)]
+
+
+def test_the_readme_s_snippet_with_client_credentials(
+    address: str, files: Files, fake: FakeVault, oidc_provider: OidcProvider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    set_environment(monkeypatch, address, files)
+    monkeypatch.setenv("TOKEN_ENDPOINT", oidc_provider.token_endpoint)
+    monkeypatch.setenv("CLIENT_ID", clients.SERVICE.client_id)
+    monkeypatch.setenv("CLIENT_SECRET", clients.SERVICE.secret or "")
+    fake.answers.append(pb.GetTokenResponse(access_token="s3cret", token_type="Bearer"))
+    service: dict[str, Any] = {"look_up": lambda headers: f"called with {headers}"}
+    exec(compile(snippets()[2], README, "exec"), service)
+    with service["vault"]:
+        assert service["orders_of"]("alice") == "called with {'Authorization': 'Bearer s3cret'}"
+    [[shown]] = fake.shown
+    assert shown.startswith("Bearer ey")
 
 
 def test_the_readme_names_every_variable_and_no_unknown_error() -> None:

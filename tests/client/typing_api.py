@@ -10,6 +10,7 @@ import grpc
 from tokenvault import (
     AsyncTokenVaultClient,
     Challenge,
+    ClientCredentials,
     ConsentRequired,
     Delegated,
     FieldViolation,
@@ -50,6 +51,15 @@ async def asynchronous(query: Mapping[str, str]) -> None:
         assert_type(await vault.complete_delegation(query), Delegated)
         assert_type(await vault.get_token("acme", conversation="c-42", min_ttl=30), Token)
         assert_type(await vault.invalidate("acme", consumer="alice"), Revocation)
+
+
+def with_credentials() -> None:
+    credentials = ClientCredentials(
+        token_endpoint="https://a.example/token", client_id="shop", client_secret="x", scope=["a", "b"]
+    )
+    assert_type(TokenVaultClient.from_environment(credentials=credentials), TokenVaultClient)
+    assert_type(credentials.token(5.0), str)
+    ClientCredentials("https://a.example/token", client_id="shop")  # type: ignore[call-arg]  # all by name
 
 
 def errors(error: TokenVaultError, invalid: InvalidRequest) -> None:

@@ -8,6 +8,7 @@
 
 from tokenvault.aio import AsyncTokenVaultClient
 from tokenvault.client import TokenVaultClient
+from tokenvault.credentials import ClientCredentials
 from tokenvault.errors import (
     AccessDenied,
     AuthorizationDenied,
@@ -16,6 +17,8 @@ from tokenvault.errors import (
     BearerInvalid,
     CodeRejected,
     ConsentRequired,
+    CredentialsRefused,
+    CredentialsUnavailable,
     DeadlineExceeded,
     DelegationFailed,
     FieldViolation,
@@ -42,6 +45,7 @@ from tokenvault.models import Challenge, Delegated, Revocation, Token
 __all__ = [
     "TokenVaultClient",
     "AsyncTokenVaultClient",
+    "ClientCredentials",
     # answers
     "Challenge",
     "Delegated",
@@ -66,10 +70,12 @@ __all__ = [
     "StoreUnavailable",
     "RateLimited",
     "VaultUnreachable",
+    "CredentialsUnavailable",
     "AccessDenied",
     "UnknownCaller",
     "PolicyDenied",
     "BearerInvalid",
+    "CredentialsRefused",
     "InvalidRequest",
     "FieldViolation",
     "AuthorizationServerMisconfigured",

@@ -1,5 +1,6 @@
 """All that is the same for both clients: what a call sends, how its answer is read, how long it may take."""
 
+import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -17,6 +18,18 @@ Response = TypeVar("Response", bound=Message)
 Result = TypeVar("Result")
 
 
+class Deadline:
+    """When a call must be over, with all that it takes."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        self._at = time.monotonic() + seconds
+
+    def left(self) -> float:
+        """Seconds, at least none."""
+        return max(0.0, self._at - time.monotonic())
+
+
 @dataclass(frozen=True, slots=True)
 class Call(Generic[Request, Response, Result]):
     """One call, ready to be made; `timeout` is its own default, in seconds."""
@@ -25,9 +38,14 @@ class Call(Generic[Request, Response, Result]):
     read: Callable[[Response], Result]
     timeout: float
 
-    def seconds(self, *timeouts: float | None) -> float:
-        """How long it may take: the first of `timeouts` that is given, else its own."""
-        return next((t for t in timeouts if t is not None), self.timeout)
+    def deadline(self, *timeouts: float | None) -> Deadline:
+        """How long it may take from now: the first of `timeouts` that is given, else its own."""
+        return Deadline(next((t for t in timeouts if t is not None), self.timeout))
+
+
+def bearer(token: str | None) -> tuple[tuple[str, str], ...]:
+    """The metadata that shows an access token (RFC 6750 section 2.1)."""
+    return () if token is None else (("authorization", f"Bearer {token}"),)
 
 
 def start_delegation(

@@ -48,9 +48,9 @@ def connection(
         server_name = "localhost"  # a path is no name that a certificate could carry
     name = (("grpc.ssl_target_name_override", server_name),) if server_name else ()
     credentials = grpc.ssl_channel_credentials(
-        root_certificates=_pem(ca, "CERTIFICATE"),
-        private_key=_pem(private_key, "PRIVATE KEY"),
-        certificate_chain=_pem(certificate, "CERTIFICATE"),
+        root_certificates=read_pem(ca, "CERTIFICATE"),
+        private_key=read_pem(private_key, "PRIVATE KEY"),
+        certificate_chain=read_pem(certificate, "CERTIFICATE"),
     )
     return Connection(address, credentials, (*_OPTIONS, *name))
 
@@ -63,7 +63,8 @@ def from_environment(environment: Mapping[str, str] = os.environ) -> dict[str, s
     return {parameter: environment[name] for parameter, (name, _) in _VARIABLES.items()}
 
 
-def _pem(path: StrPath, label: str) -> bytes:
+def read_pem(path: StrPath, label: str) -> bytes:
+    """The file's content. Raises ValueError where it holds no such PEM block, OSError; both name it."""
     # gRPC itself would say no more than that the connection failed
     content = Path(path).read_bytes()
     if f"{label}-----".encode() not in content:

@@ -8,9 +8,11 @@ from typing import Self
 import grpc
 
 from tokenvault import _calls
-from tokenvault._calls import Call, Request, Response, Result
+from tokenvault._calls import Call, Deadline, Request, Response, Result, bearer
 from tokenvault._connection import StrPath, connection, from_environment
 from tokenvault._status import error_from
+from tokenvault.credentials import ClientCredentials
+from tokenvault.errors import BearerInvalid
 from tokenvault.models import Challenge, Delegated, Revocation, Token
 from tokenvault.v1.token_vault_pb2_grpc import TokenVaultStub
 
@@ -30,6 +32,7 @@ class AsyncTokenVaultClient:
         private_key: StrPath,
         server_name: str | None = None,
         timeout: float | None = None,
+        credentials: ClientCredentials | None = None,
     ) -> None:
         """As `TokenVaultClient`. Raises RuntimeError where no event loop runs."""
         asyncio.get_running_loop()  # the channel would bind to a loop that may never run
@@ -37,15 +40,22 @@ class AsyncTokenVaultClient:
             address, ca=ca, certificate=certificate, private_key=private_key, server_name=server_name
         )
         self._timeout = timeout
+        self._credentials = credentials
         self._channel = grpc.aio.secure_channel(
             self._connection.address, self._connection.credentials, options=self._connection.options
         )
         self._stub = TokenVaultStub(self._channel)
 
     @classmethod
-    def from_environment(cls, *, server_name: str | None = None, timeout: float | None = None) -> Self:
+    def from_environment(
+        cls,
+        *,
+        server_name: str | None = None,
+        timeout: float | None = None,
+        credentials: ClientCredentials | None = None,
+    ) -> Self:
         """As `TokenVaultClient.from_environment`."""
-        return cls(**from_environment(), server_name=server_name, timeout=timeout)
+        return cls(**from_environment(), server_name=server_name, timeout=timeout, credentials=credentials)
 
     async def start_delegation(
         self,
@@ -143,9 +153,25 @@ class AsyncTokenVaultClient:
         call: Call[Request, Response, Result],
         timeout: float | None,
     ) -> Result:
-        seconds = call.seconds(timeout, self._timeout)
+        deadline = call.deadline(timeout, self._timeout)
+        if self._credentials is None:
+            return await self._send(rpc, call, deadline, None)
+        token = await self._credentials.aio.token(deadline.left())
         try:
-            response = await rpc(call.request, timeout=seconds)
+            return await self._send(rpc, call, deadline, token)
+        except BearerInvalid:  # nothing was done: once more, with a new token
+            token = await self._credentials.aio.token(deadline.left(), rejected=token)
+        return await self._send(rpc, call, deadline, token)
+
+    async def _send(
+        self,
+        rpc: "grpc.aio.UnaryUnaryMultiCallable[Request, Response]",
+        call: Call[Request, Response, Result],
+        deadline: Deadline,
+        token: str | None,
+    ) -> Result:
+        try:
+            response = await rpc(call.request, timeout=deadline.left(), metadata=bearer(token))
         except grpc.RpcError as error:
-            raise error_from(error, address=self._connection.address, timeout=seconds) from None
+            raise error_from(error, address=self._connection.address, timeout=deadline.seconds) from None
         return call.read(response)

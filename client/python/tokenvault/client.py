@@ -7,9 +7,11 @@ from typing import Self
 import grpc
 
 from tokenvault import _calls
-from tokenvault._calls import Call, Request, Response, Result
+from tokenvault._calls import Call, Deadline, Request, Response, Result, bearer
 from tokenvault._connection import StrPath, connection, from_environment
 from tokenvault._status import error_from
+from tokenvault.credentials import ClientCredentials
+from tokenvault.errors import BearerInvalid
 from tokenvault.models import Challenge, Delegated, Revocation, Token
 from tokenvault.v1.token_vault_pb2_grpc import TokenVaultStub
 
@@ -19,7 +21,8 @@ class TokenVaultClient:
 
     Connects by itself at the first call, and again whenever it must. Use it
     as a context manager, or `close()` it. Every call has a deadline and
-    raises a TokenVaultError; none is repeated by itself.
+    raises a TokenVaultError; none is repeated by itself, but for one whose
+    bearer token was refused.
     """
 
     def __init__(
@@ -31,6 +34,7 @@ class TokenVaultClient:
         private_key: StrPath,
         server_name: str | None = None,
         timeout: float | None = None,
+        credentials: ClientCredentials | None = None,
     ) -> None:
         """Read the files; nothing is sent yet.
 
@@ -40,7 +44,9 @@ class TokenVaultClient:
         `server_name` is the name the sidecar's certificate must carry: the
         address's host where None, "localhost" on a unix socket. `timeout` is
         in seconds, for each call that is given none; None: 30 for
-        `complete_delegation`, 10 for the others.
+        `complete_delegation`, 10 for the others. `credentials`: where the
+        sidecar wants to see an access token of this service beside its
+        certificate.
 
         Raises ValueError for a malformed address or file, OSError for a file
         that cannot be read; both name it.
@@ -49,19 +55,26 @@ class TokenVaultClient:
             address, ca=ca, certificate=certificate, private_key=private_key, server_name=server_name
         )
         self._timeout = timeout
+        self._credentials = credentials
         self._channel = grpc.secure_channel(
             self._connection.address, self._connection.credentials, options=self._connection.options
         )
         self._stub = TokenVaultStub(self._channel)
 
     @classmethod
-    def from_environment(cls, *, server_name: str | None = None, timeout: float | None = None) -> Self:
+    def from_environment(
+        cls,
+        *,
+        server_name: str | None = None,
+        timeout: float | None = None,
+        credentials: ClientCredentials | None = None,
+    ) -> Self:
         """A client for TOKENVAULT_ADDRESS, with the files TOKENVAULT_CA, TOKENVAULT_CERT and TOKENVAULT_KEY.
 
         Raises ValueError naming the variables that are not set; else as the
         constructor.
         """
-        return cls(**from_environment(), server_name=server_name, timeout=timeout)
+        return cls(**from_environment(), server_name=server_name, timeout=timeout, credentials=credentials)
 
     def start_delegation(
         self,
@@ -189,9 +202,25 @@ class TokenVaultClient:
         call: Call[Request, Response, Result],
         timeout: float | None,
     ) -> Result:
-        seconds = call.seconds(timeout, self._timeout)
+        deadline = call.deadline(timeout, self._timeout)
+        if self._credentials is None:
+            return self._send(rpc, call, deadline, None)
+        token = self._credentials.token(deadline.left())
         try:
-            response = rpc(call.request, timeout=seconds)
+            return self._send(rpc, call, deadline, token)
+        except BearerInvalid:  # nothing was done: once more, with a new token
+            token = self._credentials.token(deadline.left(), rejected=token)
+        return self._send(rpc, call, deadline, token)
+
+    def _send(
+        self,
+        rpc: "grpc.UnaryUnaryMultiCallable[Request, Response]",
+        call: Call[Request, Response, Result],
+        deadline: Deadline,
+        token: str | None,
+    ) -> Result:
+        try:
+            response = rpc(call.request, timeout=deadline.left(), metadata=bearer(token))
         except grpc.RpcError as error:
-            raise error_from(error, address=self._connection.address, timeout=seconds) from None
+            raise error_from(error, address=self._connection.address, timeout=deadline.seconds) from None
         return call.read(response)

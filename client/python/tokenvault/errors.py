@@ -17,11 +17,13 @@ TokenVaultError
 │   ├── AuthorizationServerUnavailable
 │   ├── StoreUnavailable
 │   ├── RateLimited
-│   └── VaultUnreachable                 no sidecar, or TLS refused by either side
-├── AccessDenied                         the sidecar's configuration does not let this caller
+│   ├── VaultUnreachable                 no sidecar, or TLS refused by either side
+│   └── CredentialsUnavailable           no token for this service: its token endpoint does not answer
+├── AccessDenied                         the configuration does not let this caller
 │   ├── UnknownCaller
 │   ├── PolicyDenied
-│   └── BearerInvalid
+│   ├── BearerInvalid
+│   └── CredentialsRefused               no token for this service: its token endpoint refuses it
 ├── InvalidRequest                       see field_violations
 ├── AuthorizationServerMisconfigured     the operator's problem, costs no grant
 ├── InternalError                        a defect of the sidecar
@@ -130,8 +132,12 @@ class VaultUnreachable(Unavailable):
     """No connection to the sidecar: not running, wrong address, or TLS refused by either side."""
 
 
+class CredentialsUnavailable(Unavailable):
+    """The token endpoint of `ClientCredentials` gave no answer. The sidecar was not asked."""
+
+
 class AccessDenied(TokenVaultError):
-    """The sidecar does not let this caller do this: for whoever configures it."""
+    """This caller may not do this: for whoever configures the sidecar, or registers the client."""
 
 
 class UnknownCaller(AccessDenied):
@@ -144,6 +150,10 @@ class PolicyDenied(AccessDenied):
 
 class BearerInvalid(AccessDenied):
     """BEARER_INVALID: the bearer token is missing, invalid, or not this caller's."""
+
+
+class CredentialsRefused(AccessDenied):
+    """The token endpoint of `ClientCredentials` gave no bearer token. The sidecar was not asked."""
 
 
 @dataclass(frozen=True, slots=True)
