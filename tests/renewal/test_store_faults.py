@@ -203,9 +203,6 @@ async def test_a_store_that_takes_no_lease_costs_no_redemption(place: Place) -> 
     await place.good((await place.world.get()).access_token.reveal())
 
 
-@pytest.mark.xfail(
-    strict=True, raises=ConsentRequired, reason="writing down a failure is tried once: it counts as ambiguous"
-)
 async def test_failures_that_the_store_could_not_note_cost_no_grant(place: Place) -> None:
     """The server says that it did not act, twice, while the store is locked: asked once more, it answers."""
     await seed(place, age=EXPIRED)
@@ -215,9 +212,6 @@ async def test_failures_that_the_store_could_not_note_cost_no_grant(place: Place
     await place.good((await place.world.get()).access_token.reveal())
 
 
-@pytest.mark.xfail(
-    strict=True, raises=pytest.fail.Exception, reason="writing down a refusal is tried once, then forgotten"
-)
 async def test_a_refusal_that_the_store_could_not_note_is_not_asked_for_again(place: Place) -> None:
     await seed(place, age=EXPIRED)
     place.proxy.clear()

@@ -3,10 +3,11 @@
 import asyncio
 import random
 import secrets
-from collections.abc import Iterable
+from collections.abc import Sequence
 from contextlib import suppress
 
 from tokenvault_sidecar.adapters.audit import AuditLog
+from tokenvault_sidecar.adapters.bearer import BearerVerifier
 from tokenvault_sidecar.adapters.clock import SteadyClock
 from tokenvault_sidecar.adapters.keyring import open_keyring, read_kek
 from tokenvault_sidecar.adapters.oauth import OAuthServer
@@ -26,7 +27,7 @@ from tokenvault_sidecar.core.revocation import Revoker
 from tokenvault_sidecar.core.sealing import Sealer
 from tokenvault_sidecar.core.tokens import Tokens
 from tokenvault_sidecar.core.vault import Vault
-from tokenvault_sidecar.wiring import audit_log, authorization_servers, renewal_settings, tls_files
+from tokenvault_sidecar.wiring import Remotes, audit_log, renewal_settings, tls_files
 
 
 class Sidecar:
@@ -38,19 +39,19 @@ class Sidecar:
         config: Config,
         store: Store,
         vault: Vault,
-        servers: dict[str, OAuthServer],
+        remotes: Remotes,
         audit: AuditLog | None,
     ) -> None:
         self._config = config
         self._store = store
         self._vault = vault
-        self._servers = servers
+        self._remotes = remotes
         self._audit = audit
         self._revoker = Revoker(vault)
         self._renewer = Renewer(vault, self._revoker, renewal_settings(config))
         self._health = HealthServicer()
         self._guard = Guard(
-            _admission(config),
+            _admission(config, remotes),
             record=recorder(audit, vault.context_key) if audit else None,
             longest=config.limits.longest_call,
         )
@@ -74,15 +75,15 @@ class Sidecar:
         clock = SteadyClock(events)
         kek = read_kek(config.keys.kek_file.path)
         store = SqliteStore.open(config.store.path)
-        servers: dict[str, OAuthServer] = {}
+        remotes: Remotes | None = None
         try:
             sealer = Sealer(await open_keyring(store, kek, clock()))
-            servers = authorization_servers(config, clock)
+            remotes = Remotes(config, clock)
             vault = Vault(
                 store=store,
                 sealer=sealer,
                 brands={brand.id: brand for brand in config.to_brands()},
-                servers=servers,
+                servers=remotes.servers,
                 clock=clock,
                 events=events,
                 background=Background(events),
@@ -91,10 +92,10 @@ class Sidecar:
                 jitter=random.random,
             )
             audit = audit_log(config, kek)
-            sidecar = cls(config=config, store=store, vault=vault, servers=servers, audit=audit)
+            sidecar = cls(config=config, store=store, vault=vault, remotes=remotes, audit=audit)
             await sidecar._server.start()
         except BaseException:
-            await _close(store, servers.values())
+            await _close(store, remotes)
             raise
         await sidecar._tell_health(HealthStatus.SERVING)
         return sidecar
@@ -105,12 +106,13 @@ class Sidecar:
         Calls under way go on as they began. Certificates need no reload: they
         are looked at before each handshake. Raises ValueError, with nothing changed.
         """
-        servers = authorization_servers(config, self._vault.clock, before=self._config, kept=self._servers)
+        remotes = Remotes(config, self._vault.clock, before=self._remotes)
         needs_restart = _fixed(self._config, config)
-        gone = [server for brand, server in self._servers.items() if servers.get(brand) is not server]
+        gone = self._remotes.without(remotes)
         self._vault.brands = {brand.id: brand for brand in config.to_brands()}
-        self._vault.servers = self._servers = servers
-        self._guard.admit(_admission(config))
+        self._vault.servers = remotes.servers
+        self._remotes = remotes
+        self._guard.admit(_admission(config, remotes))
         if self._audit is not None:
             self._audit.reopen()
         self._housekeeping.cancel()
@@ -130,7 +132,7 @@ class Sidecar:
         with suppress(TimeoutError):
             async with asyncio.timeout_at(deadline):
                 await self._vault.background.drain()
-        await _close(self._store, self._servers.values())
+        await _close(self._store, self._remotes)
         if self._audit is not None:
             self._audit.close()
 
@@ -145,8 +147,8 @@ class Sidecar:
             await self._health.set(service, status)
 
 
-def _admission(config: Config) -> Admission:
-    return Admission(Policy(config.to_callers()), config.to_limits())
+def _admission(config: Config, remotes: Remotes) -> Admission:
+    return Admission(Policy(config.to_callers()), config.to_limits(), remotes.bearers)
 
 
 def _fixed(before: Config, after: Config) -> tuple[str, ...]:
@@ -155,14 +157,14 @@ def _fixed(before: Config, after: Config) -> tuple[str, ...]:
     return tuple(name for name in names if getattr(before, name) != getattr(after, name))
 
 
-async def _close_later(servers: list[OAuthServer], seconds: float) -> None:
+async def _close_later(remotes: Sequence[OAuthServer | BearerVerifier], seconds: float) -> None:
     """Once no call can be using them any more."""
-    if servers:
+    if remotes:
         await asyncio.sleep(seconds)
-        await asyncio.gather(*(server.aclose() for server in servers))
+        await asyncio.gather(*(remote.aclose() for remote in remotes))
 
 
-async def _close(store: Store, servers: Iterable[OAuthServer]) -> None:
-    for server in servers:
-        await server.aclose()
+async def _close(store: Store, remotes: Remotes | None) -> None:
+    if remotes is not None:
+        await asyncio.gather(*(remote.aclose() for remote in remotes.all()))
     await store.close()

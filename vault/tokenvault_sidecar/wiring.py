@@ -1,12 +1,11 @@
 """From the configuration's tables to what the adapters and the guard take."""
 
-from collections.abc import Mapping
-
 from tokenvault_sidecar.adapters.audit import AuditLog, audit_key
+from tokenvault_sidecar.adapters.bearer import BearerSettings, BearerVerifier
 from tokenvault_sidecar.adapters.client_auth import ClientAuth
 from tokenvault_sidecar.adapters.oauth import OAuthServer, ServerSettings
 from tokenvault_sidecar.api.tls import TlsFiles
-from tokenvault_sidecar.config import BrandTable, Config
+from tokenvault_sidecar.config import BearerTable, BrandTable, Config
 from tokenvault_sidecar.core.ports import Clock
 from tokenvault_sidecar.core.renewal import RenewalSettings
 
@@ -14,20 +13,38 @@ _PATIENCE = 5.0
 """Seconds a caller waits for a redemption beyond its deadline: for the store, and for a peer."""
 
 
-def authorization_servers(
-    config: Config,
-    clock: Clock,
-    *,
-    before: Config | None = None,
-    kept: Mapping[str, OAuthServer] | None = None,
-) -> dict[str, OAuthServer]:
-    """Each brand's server; of `kept`, those whose brand is as it was `before`. Raises ValueError."""
-    servers: dict[str, OAuthServer] = {}
-    for brand, table in config.brands.items():
-        same = before is not None and before.brands.get(brand) == table
-        old = (kept or {}).get(brand) if same else None
-        servers[brand] = old or OAuthServer(_server_settings(brand, table, config), brand=brand, clock=clock)
-    return servers
+class Remotes:
+    """What fetches from elsewhere: brands' authorization servers, and the issuers of callers' tokens."""
+
+    def __init__(self, config: Config, clock: Clock, *, before: "Remotes | None" = None) -> None:
+        """Takes over from `before` what is configured as it was. Raises ValueError."""
+        self._config = config
+        self.servers: dict[str, OAuthServer] = {}
+        self.bearers: dict[str, BearerVerifier] = {}
+        for brand, table in config.brands.items():
+            same = before is not None and before._config.brands.get(brand) == table
+            self.servers[brand] = (
+                before.servers[brand]
+                if before is not None and same
+                else OAuthServer(_server_settings(brand, table, config), brand=brand, clock=clock)
+            )
+        for name, caller in config.callers.items():
+            if caller.bearer is None:
+                continue
+            known = before._config.callers.get(name) if before is not None else None
+            self.bearers[name] = (
+                before.bearers[name]
+                if before is not None and known is not None and known.bearer == caller.bearer
+                else BearerVerifier(_bearer_settings(name, caller.bearer, config), caller=name, clock=clock)
+            )
+
+    def without(self, others: "Remotes") -> list[OAuthServer | BearerVerifier]:
+        """What these have and the others do not."""
+        theirs = {id(remote) for remote in others.all()}
+        return [remote for remote in self.all() if id(remote) not in theirs]
+
+    def all(self) -> list[OAuthServer | BearerVerifier]:
+        return [*self.servers.values(), *self.bearers.values()]
 
 
 def renewal_settings(config: Config) -> RenewalSettings:
@@ -78,3 +95,21 @@ def _server_settings(brand: str, table: BrandTable, config: Config) -> ServerSet
         )
     except ValueError as problem:
         raise ValueError(f"brands.{brand}.{problem}") from None
+
+
+def _bearer_settings(caller: str, table: BearerTable, config: Config) -> BearerSettings:
+    try:
+        return BearerSettings(
+            issuer=table.issuer,
+            audience=table.audience,
+            scopes=table.scopes,
+            algorithms=table.algorithms,
+            client_ids=None if table.client_ids is None else frozenset(table.client_ids),
+            require_certificate_binding=table.require_certificate_binding,
+            jwks_uri=table.jwks_uri,
+            static_keys=table.jwks_file.text if table.jwks_file else None,
+            ca_file=table.ca_file,
+            development=config.development,
+        )
+    except ValueError as problem:
+        raise ValueError(f"callers.{caller}.bearer.{problem}") from None

@@ -85,9 +85,10 @@ class BearerSettings:
 class BearerVerifier:
     """Implements core.ports.Bearer for one caller, whose name is for messages.
 
-    Clocks may differ by 30 seconds. Keys are kept for an hour, fetched anew for a key id that is not among them
-    every ten seconds at most, and serve on while the issuer is away. Raises
-    ValueError where a key or file of the settings is unusable.
+    Clocks may differ by 30 seconds. Keys are kept for an hour, fetched anew
+    for a key id that is not among them every ten seconds at most, and serve on
+    while the issuer is away. Raises ValueError where a key or file of the
+    settings is unusable.
     """
 
     def __init__(

@@ -11,14 +11,14 @@ from tokenvault_sidecar.core.limits import Limits
 class LimitsTable(Table):
     """What one caller may ask at most; more is answered RATE_LIMITED."""
 
-    rate: float = Field(default=1000.0, description="Calls a second, sustained.", gt=0, examples=[200.0])
+    rate: float = Field(default=5000.0, description="Calls a second, sustained.", gt=0, examples=[200.0])
     burst: int = Field(
-        default=2000,
+        default=10000,
         description="Calls saved up while it asks less, and spent at once.",
         ge=1,
         examples=[400],
     )
-    concurrency: int = Field(default=500, description="Calls under way.", ge=1, examples=[100])
+    concurrency: int = Field(default=2000, description="Calls under way.", ge=1, examples=[100])
 
     def to_limits(self) -> Limits:
         """What the core knows of them."""

@@ -149,9 +149,10 @@ class Config(Table):
     @property
     def watched(self) -> tuple[Path, ...]:
         """Files it names that may change while it is in force; those of [server] are watched by TLS."""
+        bearers = [caller.bearer for caller in self.callers.values() if caller.bearer]
         named = [
-            getattr(table, key)
-            for table in self.brands.values()
+            getattr(table, key, None)
+            for table in (*self.brands.values(), *bearers)
             for key in ("client_secret_file", "private_key_file", "jwks_file", "ca_file")
         ]
         return tuple(getattr(file, "path", file) for file in named if file is not None)

@@ -11,9 +11,9 @@ from tokenvault_sidecar.core.errors import RateLimited
 class Limits:
     """`rate` in calls a second, saved up to `burst` calls; `concurrency` in calls under way."""
 
-    rate: float = 1000.0
-    burst: int = 2000
-    concurrency: int = 500
+    rate: float = 5000.0
+    burst: int = 10000
+    concurrency: int = 2000
 
 
 class Meter:

@@ -9,7 +9,10 @@ that asked, on the version it redeemed: a late one is revoked, never written.
 """
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
+from functools import partial
+from typing import TypeVar
 
 from tokenvault_sidecar.core import lifecycle, responses
 from tokenvault_sidecar.core.errors import (
@@ -28,6 +31,8 @@ from tokenvault_sidecar.core.ports import GrantRow, TokenAnswer
 from tokenvault_sidecar.core.revocation import Revoker
 from tokenvault_sidecar.core.vault import Vault
 
+T = TypeVar("T")
+
 
 @dataclass(frozen=True, slots=True)
 class RenewalSettings:
@@ -45,6 +50,15 @@ class _Redemption:
     row: GrantRow
     grant: Grant
     owner: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Redeemed:
+    """What a redemption left, stored, and the id token that came with it, not verified."""
+
+    key: bytes
+    grant: Grant
+    id_token: Secret | None = None
 
 
 class Renewer:
@@ -101,8 +115,9 @@ class Renewer:
             async with self._vault.gate(row.brand).slot(background=background):
                 await self._prepare(row.brand)
                 redemption = await self._begin(row, rejected=rejected)
-                if redemption is not None:
-                    return await self._redeem(redemption)
+                redeemed = await self._redeem(redemption) if redemption else None
+            if redeemed is not None:
+                return await self._take_id_token(redeemed)
 
     async def _peer(self, row: GrantRow) -> None:
         """Wait while another process redeems this version, until its result is there or its lease is over."""
@@ -153,7 +168,7 @@ class Renewer:
         )
         return _Redemption(row, grant, owner) if leased else None
 
-    async def _redeem(self, redemption: _Redemption) -> Grant:
+    async def _redeem(self, redemption: _Redemption) -> _Redeemed:
         row, grant = redemption.row, redemption.grant
         assert grant.tokens.refresh_token is not None
         try:
@@ -162,7 +177,7 @@ class Renewer:
                 answer, previous=grant.tokens, version=self._vault.new_id(), now=self._vault.clock()
             )
         except InvalidGrant:
-            return await self._refused(redemption)
+            return _Redeemed(row.key, await self._refused(redemption))
         except responses.UnusableAnswer as unusable:
             lost = AnswerLost(
                 f"brand {row.brand!r}: its authorization server's answer is unusable: {unusable}"
@@ -171,7 +186,7 @@ class Renewer:
         except (ServerUnavailable, ServerMisconfigured) as error:
             raise await self._failed(redemption, error) from None
         renewed = await self._adopt(redemption, replace(grant, tokens=tokens))
-        return await self._take_id_token(renewed, row.key, responses.id_token(answer))
+        return _Redeemed(row.key, renewed, responses.id_token(answer))
 
     async def _ask(self, brand: str, refresh_token: Secret) -> TokenAnswer:
         try:
@@ -184,60 +199,73 @@ class Renewer:
             ) from None
 
     async def _adopt(self, redemption: _Redemption, renewed: Grant) -> Grant:
-        """Store the new tokens, however long the store cannot: they are all there is of this grant."""
-        key, version = redemption.row.key, redemption.row.version
+        """Store the new tokens: they are all there is of this grant."""
+        row = redemption.row
+
+        async def adopt() -> Grant | GrantRow | None:
+            current = await self._vault.store.get_grant(row.key)
+            if current is None or current.version != row.version:
+                return current
+            # reads may have kept the session alive meanwhile
+            grant = replace(renewed, session=self._vault.sealer.open_grant(current).session)
+            new = self._vault.row(row.key, grant)
+            stored = await self._vault.store.put_grant(new, replaces=row.version, owner=redemption.owner)
+            return grant if stored else current
+
+        adopted = await self._insist(adopt, row.brand)
+        if not isinstance(adopted, Grant):
+            return await self._late(redemption, renewed, adopted)
+        self._vault.events("renewal", brand=row.brand, outcome="renewed")
+        return adopted
+
+    async def _insist(self, write: Callable[[], Awaitable[T]], brand: str) -> T:
+        """Write what an authorization server answered, however long the store cannot."""
         pause = 0.05
         while True:
             try:
-                current = await self._vault.store.get_grant(key)
-                if current is not None and current.version == version:
-                    # reads may have kept the session alive meanwhile
-                    session = self._vault.sealer.open_grant(current).session
-                    renewed = replace(renewed, session=session)
-                    if await self._vault.store.put_grant(
-                        self._vault.row(key, renewed), replaces=version, owner=redemption.owner
-                    ):
-                        self._vault.events("renewal", brand=renewed.brand, outcome="renewed")
-                        return renewed
-                return await self._late(redemption, renewed, current)
+                return await write()
             except StoreUnavailable:
-                self._vault.events("renewal_unsaved", brand=renewed.brand, retry_in=pause)
+                self._vault.events("renewal_unsaved", brand=brand, retry_in=pause)
                 await asyncio.sleep(pause)
                 pause = min(pause * 2, 2.0)
 
     async def _late(self, redemption: _Redemption, renewed: Grant, current: GrantRow | None) -> Grant:
         """An answer nobody waits for any more: revoked, never written.
 
-        Where the context has a grant, only the access token: revoking a
-        refresh token may end all that descends from its delegation (RFC 7009
+        But for one of the same family as the stored tokens: revoking either of
+        its tokens may end all that descends from the delegation (RFC 7009
         section 2.1), a peer's good tokens with it.
         """
         self._vault.events("renewal", brand=renewed.brand, outcome="late")
-        await self._revoker.queue(renewed, refresh_token=current is None)
         if current is None:
+            await self._insist(partial(self._revoker.queue, renewed, refresh_token=True), renewed.brand)
             raise GrantNotFound("the grant was invalidated: challenge the consumer")
+        stored = self._vault.sealer.open_grant(current)
+        if stored.family != renewed.family:
+            await self._insist(partial(self._revoker.queue, renewed, refresh_token=False), renewed.brand)
         if current.version == redemption.row.version:
-            raise ServerUnavailable("another sidecar has taken this renewal over: ask again", retry_after=1.0)
-        return self._vault.sealer.open_grant(current)
+            raise ServerUnavailable("another sidecar has taken this renewal over: ask again")
+        return stored
 
-    async def _take_id_token(self, grant: Grant, key: bytes, id_token: Secret | None) -> Grant:
+    async def _take_id_token(self, redeemed: _Redeemed) -> Grant:
         """Take over a renewed id token once it is verified. Without one, the old serves until its own end."""
+        grant, id_token = redeemed.grant, redeemed.id_token
         if id_token is None or grant.subject is None:
             return grant
         try:
             claims = await self._vault.servers[grant.brand].verify_id_token(
                 id_token, nonce=None, now=self._vault.clock()
             )
-        except (InvalidIdToken, ServerUnavailable, ServerMisconfigured) as error:
+            if claims.subject != grant.subject:
+                self._vault.events("renewal", brand=grant.brand, outcome="foreign_subject")
+                await self._insist(partial(self._revoker.forget, redeemed.key, grant), grant.brand)
+                raise _consent(grant.brand, "renewed the grant for another subject")
+            tokens = replace(grant.tokens, id_token=id_token, id_token_expires_at=claims.expires_at)
+            taken = replace(grant, tokens=tokens)
+            await self._vault.store.touch_grant(self._vault.row(redeemed.key, taken))
+        except (InvalidIdToken, ServerUnavailable, ServerMisconfigured, StoreUnavailable) as error:
             self._vault.events("id_token_refused", brand=grant.brand, reason=error.reason.value)
             return grant
-        if claims.subject != grant.subject:
-            self._vault.events("renewal", brand=grant.brand, outcome="foreign_subject")
-            await self._revoker.forget(key, grant)
-            raise _consent(grant.brand, "renewed the grant for another subject")
-        tokens = replace(grant.tokens, id_token=id_token, id_token_expires_at=claims.expires_at)
-        taken = replace(grant, tokens=tokens)
-        await self._vault.store.touch_grant(self._vault.row(key, taken))
         return taken
 
     async def _refused(self, redemption: _Redemption) -> Grant:
@@ -249,7 +277,8 @@ class Renewer:
         row, tokens = redemption.row, redemption.grant.tokens
         if row.attempt.unanswered:
             tokens = replace(tokens, expires_at=self._vault.clock())
-        if await self._end(row, replace(redemption.grant, tokens=tokens), owner=redemption.owner):
+        grant = replace(redemption.grant, tokens=tokens)
+        if await self._insist(partial(self._end, row, grant, owner=redemption.owner), row.brand):
             self._vault.events("renewal", brand=row.brand, outcome="refused")
             raise _consent(row.brand, "refused the refresh token")
         current = await self._vault.store.get_grant(row.key)
@@ -277,7 +306,8 @@ class Renewer:
             jitter=self._vault.jitter(),
             now=self._vault.clock(),
         )
-        await self._vault.store.release_lease(row.key, owner=redemption.owner, attempt=attempt)
+        release = partial(self._vault.store.release_lease, row.key, owner=redemption.owner, attempt=attempt)
+        await self._insist(release, row.brand)
         outcome = "ambiguous" if ambiguous else error.reason.value.lower()
         self._vault.events("renewal", brand=row.brand, outcome=outcome, failures=attempt.failures)
         if attempt.retry_at is not None and isinstance(error, ServerUnavailable):

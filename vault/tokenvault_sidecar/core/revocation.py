@@ -14,7 +14,7 @@ GIVE_UP_AFTER = 86400.0
 BATCH = 50
 """Revocations tried at once."""
 
-LONGEST_TRY = 60.0
+LONGEST_TRY = 30.0
 """Seconds for which a claimed revocation is nobody else's to try."""
 
 
