@@ -31,7 +31,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="tokenvault-torture-") as folder:
         verdict = asyncio.run(torture(plan, Path(folder), say))
         print(f"\n{table(verdict)}")
-    return 1 if verdict.judge.faults else 0
+    return 1 if verdict.judge.wrongs else 0
 
 
 if __name__ == "__main__":

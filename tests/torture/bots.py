@@ -8,7 +8,7 @@ import httpx2
 
 from tests.authserver.consumer import Consumer
 from tests.torture.fleet import BRAND, Fleet, Incarnation
-from tests.torture.judge import PATIENCE, Fault, Judge, Served
+from tests.torture.judge import PATIENCE, Judge, Served, Wrong
 from tokenvault import (
     AuthorizationServerUnavailable,
     ConsentRequired,
@@ -87,7 +87,7 @@ class Bot:
                 while not await self._delegated():
                     self._judge.counts["delegations cut off"] += 1
         except TimeoutError:
-            self._judge.fault(Fault.HUNG, f"{self.consumer}: no delegation in {_DELEGATION:.0f} s")
+            self._judge.wrong(Wrong.HUNG, f"{self.consumer}: no delegation in {_DELEGATION:.0f} s")
 
     async def _delegated(self) -> bool:
         sidecar = await self._fleet.some(self._chance)
@@ -113,7 +113,7 @@ class Bot:
             )
         except ConsentRequired as error:
             if not isinstance(error, GrantExpired):
-                self._judge.fault(Fault.LOST, f"{self.consumer}: {type(error).__name__}")
+                self._judge.wrong(Wrong.LOST, f"{self.consumer}: {type(error).__name__}")
             return False
         except TokenVaultError as error:
             self._failed(sidecar, error)
@@ -139,9 +139,9 @@ class Bot:
         elif isinstance(error, AuthorizationServerUnavailable | StoreUnavailable):
             self._judge.counts["calls told to wait"] += 1
         elif isinstance(error, DeadlineExceeded):
-            self._judge.fault(Fault.HUNG, f"{self.consumer}: no answer in {PATIENCE:.0f} s")
+            self._judge.wrong(Wrong.HUNG, f"{self.consumer}: no answer in {PATIENCE:.0f} s")
         else:
             kind = (
                 "unreachable though it runs" if isinstance(error, VaultUnreachable) else type(error).__name__
             )
-            self._judge.fault(Fault.OTHER, f"{self.consumer}: {kind}: {error.message}")
+            self._judge.wrong(Wrong.OTHER, f"{self.consumer}: {kind}: {error.message}")

@@ -35,11 +35,15 @@ class Incarnation:
 
 
 class Fleet:
-    """`size` sidecars on one development folder, while the `async with` block lasts."""
+    """`size` sidecars on one development folder, while the `async with` block lasts.
 
-    def __init__(self, folder: Path, provider: OidcProvider, size: int) -> None:
+    `token_endpoint` is where they reach the provider's.
+    """
+
+    def __init__(self, folder: Path, provider: OidcProvider, *, token_endpoint: str, size: int) -> None:
         self.config = make_config(folder / "vault", provider, BASIC, brand=BRAND)
         self._provider = provider
+        self._token_endpoint = token_endpoint
         self._logs = folder / "logs"
         self._size = size
         self._up: list[Incarnation] = []
@@ -105,7 +109,7 @@ class Fleet:
             (
                 f"[brands.{BRAND}]",
                 f'authorization_endpoint = "{provider.authorization_endpoint}"\n'
-                f'token_endpoint = "{provider.token_endpoint}?by={name}"\n'
+                f'token_endpoint = "{self._token_endpoint}?by={name}"\n'
                 f'revocation_endpoint = "{provider.revocation_endpoint}"\n'
                 f'jwks_uri = "{provider.jwks_uri}"\n'
                 "sends_iss = true",

@@ -24,12 +24,12 @@ a sidecar has told anybody CONSENT_REQUIRED after the server had refused R as
 a replay and revoked V's family, or that the database says so after a kill: V
 stored without its refresh token. No call that begins later may be given a
 token of that family. What a process was killed before it heard, no sidecar
-can know: such tokens are counted, and are no fault. Neither are those that
-the server ends up to a second early, as it counts in whole seconds. But a
+can know: such tokens are counted, and not wrong. Nor are those that the
+server ends up to a second early, as it counts in whole seconds. But a
 token that the server never issued, that is over by its own `expire_time`, of
 another consumer, refused by the brand's API without any of these reasons, or
 older than one that was served before (so was not committed when it was
-served) is a fault.
+served) is wrong.
 
 Shown twice. A refresh token is shown to the server at most twice, and twice
 only if the process that did so first was killed, or has logged that no answer
@@ -65,7 +65,7 @@ class Excuse(StrEnum):
     ANSWER_LOST = "no answer came in time"
 
 
-class Fault(StrEnum):
+class Wrong(StrEnum):
     """What must not happen, as the table says it."""
 
     LOST = "grants lost"
@@ -112,7 +112,7 @@ class Served:
 
 @dataclass(slots=True)
 class Judge:
-    """Hears what happened, counts, and notes faults."""
+    """Hears what happened, counts, and notes what is wrong."""
 
     ledger: Ledger
     stored: Database
@@ -120,15 +120,15 @@ class Judge:
     consumers: tuple[str, ...]
     counts: Counter[str] = field(default_factory=Counter)
     excuses: Counter[Excuse] = field(default_factory=Counter)
-    faults: dict[Fault, list[str]] = field(default_factory=dict)
+    wrongs: dict[Wrong, list[str]] = field(default_factory=dict)
     _at_kill: dict[str, dict[str, Stored]] = field(default_factory=dict)
     _twice: set[str] = field(default_factory=set)
     _known_dead: dict[str, float] = field(default_factory=dict)
     _last: dict[str, tuple[float, Issued]] = field(default_factory=dict)
 
-    def fault(self, kind: Fault, what: str) -> None:
+    def wrong(self, kind: Wrong, what: str) -> None:
         """Note what must not happen; `what` tells whom and when, and holds no secret."""
-        self.faults.setdefault(kind, []).append(f"{time.time():.3f} {what}")
+        self.wrongs.setdefault(kind, []).append(f"{time.time():.3f} {what}")
 
     # what the bots see
 
@@ -138,21 +138,21 @@ class Judge:
         self.counts["tokens served"] += 1
         issued = self.ledger.issued(sha256(token.access_token))
         if issued is None:
-            self.fault(Fault.FOREIGN, f"{consumer} got a token that was never issued")
+            self.wrong(Wrong.FOREIGN, f"{consumer} got a token that was never issued")
             return None
         known = self._known_dead.get(issued.family)
         if known is not None and known < served.began:
-            self.fault(
-                Fault.DEAD, f"{consumer}: of a family known to be dead for {served.began - known:.3f} s"
+            self.wrong(
+                Wrong.DEAD, f"{consumer}: of a family known to be dead for {served.began - known:.3f} s"
             )
         if token.expire_time is None or token.expire_time.timestamp() <= served.began:
-            self.fault(Fault.DEAD, f"{consumer}: over when it was asked for")
+            self.wrong(Wrong.DEAD, f"{consumer}: over when it was asked for")
         elif token.expire_time.timestamp() > issued.time + ACCESS_TOKEN_TTL + PATIENCE:
-            self.fault(Fault.DEAD, f"{consumer}: said to live longer than the server gave it")
+            self.wrong(Wrong.DEAD, f"{consumer}: said to live longer than the server gave it")
         before = self._last.get(consumer)
         if before is not None and before[0] < served.began and issued.number < before[1].number:
-            self.fault(
-                Fault.STALE, f"{consumer}: not the token served {served.began - before[0]:.3f} s before"
+            self.wrong(
+                Wrong.STALE, f"{consumer}: not the token served {served.began - before[0]:.3f} s before"
             )
         if before is None or before[1].number < issued.number:
             self._last[consumer] = (served.ended, issued)
@@ -161,7 +161,7 @@ class Judge:
     def accepted(self, served: Served, subject: str) -> None:
         """The brand's API took the token, as this subject's."""
         if subject != served.consumer:
-            self.fault(Fault.FOREIGN, f"{served.consumer} got a token of {subject}")
+            self.wrong(Wrong.FOREIGN, f"{served.consumer} got a token of {subject}")
 
     def refused(self, served: Served, issued: Issued) -> None:
         """The brand's API refused the token just now."""
@@ -172,8 +172,8 @@ class Judge:
         if revoked is not None and revoked <= served.began:
             self.counts["served dead, before any sidecar was told"] += 1
         elif revoked is None and not server_says_over:
-            self.fault(
-                Fault.DEAD, f"{served.consumer}: refused {served.ended - issued.time:.3f} s after its issue"
+            self.wrong(
+                Wrong.DEAD, f"{served.consumer}: refused {served.ended - issued.time:.3f} s after its issue"
             )
         else:
             self.counts["ended by the server while in use"] += 1
@@ -185,11 +185,11 @@ class Judge:
         self.ledger.read()
         issued = self.ledger.issued(grant.access_token) if grant else None
         if grant is None or issued is None:
-            self.fault(Fault.LOST, f"{consumer}: nothing stored, or nothing the server issued")
+            self.wrong(Wrong.LOST, f"{consumer}: nothing stored, or nothing the server issued")
             return
         excuse = self._excuse(consumer, grant, issued)
         if excuse is None:
-            self.fault(Fault.LOST, f"{consumer}: {self._history(grant, issued)}")
+            self.wrong(Wrong.LOST, f"{consumer}: {self._history(grant, issued)}")
             return
         self.excuses[excuse] += 1
         if excuse is Excuse.UNANSWERED_TWICE:
@@ -206,7 +206,7 @@ class Judge:
         try:
             grants = self.stored.read(self.consumers)
         except StoreUnavailable as error:
-            self.fault(Fault.UNREADABLE, error.message)
+            self.wrong(Wrong.UNREADABLE, error.message)
             return
         now = time.time()
         self.ledger.read()
@@ -216,7 +216,7 @@ class Judge:
                 self._twice.add(grant.version)
             issued = self.ledger.issued(grant.access_token)
             if issued is None:
-                self.fault(Fault.FOREIGN, "a token is stored that was never issued")
+                self.wrong(Wrong.FOREIGN, "a token is stored that was never issued")
             elif grant.refresh_token is None and grant.version not in self._twice:
                 if issued.family in self.ledger.revoked:
                     self._known_dead.setdefault(issued.family, now)
@@ -251,10 +251,10 @@ class Judge:
             died = first.killed_at is not None and redemptions[1].by != first.name
             if len(redemptions) > MAX_UNANSWERED or not (died or self._lost_an_answer(first)):
                 times = ", ".join(f"{r.time:.3f} by {r.by}" for r in redemptions)
-                self.fault(Fault.SHOWN_TWICE, times)
+                self.wrong(Wrong.SHOWN_TWICE, times)
         for process in self.processes.values():
             if any(word in process.log() for word in ("Traceback", "defect")):
-                self.fault(Fault.OTHER, f"process {process.name}:\n{process.log()[-1000:]}")
+                self.wrong(Wrong.OTHER, f"process {process.name}:\n{process.log()[-1000:]}")
 
     def _excuse(self, consumer: str, grant: Stored, issued: Issued) -> Excuse | None:
         if grant.version in self._twice:

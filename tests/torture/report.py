@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from tests.torture.judge import Excuse, Fault
+from tests.torture.judge import Excuse, Wrong
 from tests.torture.run import Verdict
 
 _SHOWN = 5
@@ -34,13 +34,13 @@ def table(verdict: Verdict) -> str:
         (f"    {given_up}", f"{judge.counts[given_up]:,}"),
         ("at the end: grants whose newest tokens were stored", f"{verdict.stored:,}"),
         ("  of these work", f"{verdict.work:,}"),
-        *((f"MUST BE 0: {fault.value}", f"{len(judge.faults.get(fault, ())):,}") for fault in Fault),
+        *((f"MUST BE 0: {wrong.value}", f"{len(judge.wrongs.get(wrong, ())):,}") for wrong in Wrong),
     ]
     width = max(len(name) for name, _ in rows)
-    return "\n".join([*(f"{name:<{width}}  {count:>8}" for name, count in rows), *_faults(verdict)])
+    return "\n".join([*(f"{name:<{width}}  {count:>8}" for name, count in rows), *_notes(verdict)])
 
 
-def _faults(verdict: Verdict) -> Iterator[str]:
-    for fault, notes in verdict.judge.faults.items():
+def _notes(verdict: Verdict) -> Iterator[str]:
+    for wrong, notes in verdict.judge.wrongs.items():
         for note in notes[:_SHOWN]:
-            yield f"FAULT {fault.value}: {note}"
+            yield f"WRONG {wrong.value}: {note}"

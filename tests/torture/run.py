@@ -11,9 +11,10 @@ from pathlib import Path
 from tests.authserver.clients import BASIC
 from tests.authserver.oidc import OidcProvider
 from tests.authserver.plain_client import plain_http
+from tests.authserver.proxy import Fault, FaultProxy
 from tests.torture.bots import Bot
 from tests.torture.fleet import BRAND, Fleet
-from tests.torture.judge import ACCESS_TOKEN_TTL, Fault, Judge
+from tests.torture.judge import ACCESS_TOKEN_TTL, Judge, Wrong
 from tests.torture.ledger import Ledger
 from tests.torture.stored import StoredGrants
 from tokenvault_sidecar.config import load_config
@@ -21,8 +22,8 @@ from tokenvault_sidecar.config import load_config
 LIFE = (0.02, 0.4)
 """Seconds from ready to SIGKILL, at random."""
 
-LATENCY = 0.05
-"""Seconds after which the server acts on a token request: a kill meanwhile does not stop it."""
+AWAY = Fault("away", before=0.02, after=0.03)
+"""The way to the token endpoint and back, in seconds: what was sent arrives, whoever is killed meanwhile."""
 
 LOGINS = 3
 """Consumers that log in at once."""
@@ -59,7 +60,12 @@ async def torture(plan: Plan, folder: Path, say: Callable[[str], None]) -> Verdi
         provider = await stack.enter_async_context(
             OidcProvider(registrations=[BASIC], access_token_ttl=ACCESS_TOKEN_TTL)
         )
-        fleet = await stack.enter_async_context(Fleet(folder, provider, plan.sidecars))
+        proxy = await stack.enter_async_context(FaultProxy())
+        proxy.forward_to(provider.port)
+        proxy.set(AWAY)
+        fleet = await stack.enter_async_context(
+            Fleet(folder, provider, token_endpoint=f"{proxy.url}/token", size=plan.sidecars)
+        )
         api = await stack.enter_async_context(plain_http())
         consumers = tuple(f"consumer-{number}" for number in range(plan.grants))
         stored = StoredGrants(load_config(fleet.config), BRAND)
@@ -79,10 +85,9 @@ async def torture(plan: Plan, folder: Path, say: Callable[[str], None]) -> Verdi
         ]
         await asyncio.gather(*(bot.delegate() for bot in bots))
         say(f"{plan.grants} grants are delegated")
-        provider.fault_token_endpoint(delay=LATENCY)
         await _kill(plan, fleet, judge, bots, say)
         await _kill_all(fleet, judge)
-        await api.post(provider.token_endpoint)  # answered after all that was asked before it
+        await proxy.until_acted(proxy.count())
         must_work = judge.must_work()
         work = await _last_word(plan, fleet, judge, bots)
         judge.look_back()
@@ -102,8 +107,8 @@ async def _kill(
             judge.killed(victim)
             await fleet.start()
             if number % 20 == 0:
-                faults = sum(map(len, judge.faults.values()))
-                say(f"{number} kills, {judge.counts['tokens served']} tokens served, {faults} faults")
+                wrong = sum(map(len, judge.wrongs.values()))
+                say(f"{number} kills, {judge.counts['tokens served']} tokens served, {wrong} wrong")
         for task in running:
             task.cancel()
 
@@ -121,7 +126,7 @@ async def _last_word(plan: Plan, fleet: Fleet, judge: Judge, bots: Sequence[Bot]
     said = await asyncio.gather(*(_insist(bot, judge) for bot in bots))
     for status in await fleet.stop():
         if status:
-            judge.fault(Fault.OTHER, f"SIGTERM ended a sidecar with status {status}")
+            judge.wrong(Wrong.OTHER, f"SIGTERM ended a sidecar with status {status}")
     return {bot.consumer for bot, works in zip(bots, said, strict=True) if works}
 
 
@@ -133,5 +138,5 @@ async def _insist(bot: Bot, judge: Judge) -> bool:
         if works is not None:
             return works
         await asyncio.sleep(0.1)
-    judge.fault(Fault.HUNG, f"{bot.consumer}: neither token nor consent in {LAST_WORD:.0f} s")
+    judge.wrong(Wrong.HUNG, f"{bot.consumer}: neither token nor consent in {LAST_WORD:.0f} s")
     return False

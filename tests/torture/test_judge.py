@@ -9,7 +9,7 @@ from typing import Literal
 import pytest
 
 from tests.authserver.oidc import LogEntry, sha256
-from tests.torture.judge import ACCESS_TOKEN_TTL, Excuse, Fault, Judge, Served
+from tests.torture.judge import ACCESS_TOKEN_TTL, Excuse, Judge, Served, Wrong
 from tests.torture.ledger import Ledger
 from tests.torture.stored import Stored
 from tokenvault import Token
@@ -108,7 +108,7 @@ def test_an_answer_that_was_not_committed_is_an_excuse(case: Case) -> None:
     case.judge.consent_required(ALICE)
     case.judge.look_back()
     assert case.judge.excuses == {Excuse.REPLAYED: 1}
-    assert not case.judge.faults
+    assert not case.judge.wrongs
 
 
 def test_an_answer_that_was_committed_is_no_excuse(case: Case) -> None:
@@ -117,7 +117,7 @@ def test_an_answer_that_was_committed_is_no_excuse(case: Case) -> None:
     case.kill(case.first)
     case.store(2, refresh=False)
     case.judge.consent_required(ALICE)
-    assert case.judge.faults.keys() == {Fault.LOST}
+    assert case.judge.wrongs.keys() == {Wrong.LOST}
 
 
 def test_a_grant_given_up_without_a_kill_is_lost(case: Case) -> None:
@@ -126,7 +126,7 @@ def test_a_grant_given_up_without_a_kill_is_lost(case: Case) -> None:
     case.replay()
     case.judge.consent_required(ALICE)
     case.judge.look_back()
-    assert case.judge.faults.keys() == {Fault.LOST, Fault.SHOWN_TWICE}
+    assert case.judge.wrongs.keys() == {Wrong.LOST, Wrong.SHOWN_TWICE}
 
 
 def test_two_kills_are_an_excuse(case: Case) -> None:
@@ -136,7 +136,7 @@ def test_two_kills_are_an_excuse(case: Case) -> None:
     case.store(refresh=False)
     case.judge.consent_required(ALICE)
     assert case.judge.excuses == {Excuse.UNANSWERED_TWICE: 1}
-    assert not case.judge.faults
+    assert not case.judge.wrongs
 
 
 def test_an_answer_that_did_not_come_in_time_is_an_excuse(case: Case) -> None:
@@ -147,12 +147,12 @@ def test_an_answer_that_did_not_come_in_time_is_an_excuse(case: Case) -> None:
     case.judge.consent_required(ALICE)
     case.judge.look_back()
     assert case.judge.excuses == {Excuse.ANSWER_LOST: 1}
-    assert not case.judge.faults
+    assert not case.judge.wrongs
 
 
 def test_no_grant_at_all_is_lost(case: Case) -> None:
     case.judge.consent_required(ALICE)
-    assert case.judge.faults.keys() == {Fault.LOST}
+    assert case.judge.wrongs.keys() == {Wrong.LOST}
 
 
 def test_the_token_of_a_replayed_family_is_dead_once_a_caller_was_told(case: Case) -> None:
@@ -161,11 +161,11 @@ def test_the_token_of_a_replayed_family_is_dead_once_a_caller_was_told(case: Cas
     case.kill(case.first)
     case.replay()
     case.serve("a1")
-    assert not case.judge.faults
+    assert not case.judge.wrongs
     case.judge.consent_required(ALICE)
     time.sleep(0.001)  # a later call is one that begins at a later time
     case.serve("a1")
-    assert case.judge.faults.keys() == {Fault.DEAD}
+    assert case.judge.wrongs.keys() == {Wrong.DEAD}
 
 
 def test_the_token_of_a_replayed_family_is_dead_once_that_was_committed(case: Case) -> None:
@@ -173,13 +173,13 @@ def test_the_token_of_a_replayed_family_is_dead_once_that_was_committed(case: Ca
     case.kill(case.second)
     time.sleep(0.001)
     case.serve("a1")
-    assert case.judge.faults.keys() == {Fault.DEAD}
+    assert case.judge.wrongs.keys() == {Wrong.DEAD}
 
 
 @pytest.mark.parametrize("lives", [-1.0, ACCESS_TOKEN_TTL + 60.0])
 def test_a_token_served_over_or_for_too_long_is_dead(case: Case, lives: float) -> None:
     case.serve("a1", lives=lives)
-    assert case.judge.faults.keys() == {Fault.DEAD}
+    assert case.judge.wrongs.keys() == {Wrong.DEAD}
 
 
 def test_a_young_token_that_the_api_refuses_is_dead(case: Case) -> None:
@@ -189,7 +189,7 @@ def test_a_young_token_that_the_api_refuses_is_dead(case: Case) -> None:
     issued = case.judge.served(served)
     assert issued is not None
     case.judge.refused(served, issued)
-    assert case.judge.faults.keys() == {Fault.DEAD}
+    assert case.judge.wrongs.keys() == {Wrong.DEAD}
 
 
 def test_an_older_token_after_a_newer_one_was_not_committed(case: Case) -> None:
@@ -197,18 +197,18 @@ def test_an_older_token_after_a_newer_one_was_not_committed(case: Case) -> None:
     case.serve("a2")
     time.sleep(0.001)
     case.serve("a1")
-    assert case.judge.faults.keys() == {Fault.STALE}
+    assert case.judge.wrongs.keys() == {Wrong.STALE}
 
 
 def test_a_token_of_nobody(case: Case) -> None:
     case.serve("never issued")
-    assert case.judge.faults.keys() == {Fault.FOREIGN}
+    assert case.judge.wrongs.keys() == {Wrong.FOREIGN}
 
 
 def test_a_token_of_another_consumer(case: Case) -> None:
     now = time.time()
     case.judge.accepted(Served(ALICE, Token("a1", "Bearer", None, (), "v1", None, False), now, now), "bob")
-    assert case.judge.faults.keys() == {Fault.FOREIGN}
+    assert case.judge.wrongs.keys() == {Wrong.FOREIGN}
 
 
 def test_a_refresh_token_shown_three_times(case: Case) -> None:
@@ -216,7 +216,7 @@ def test_a_refresh_token_shown_three_times(case: Case) -> None:
     for by in ("1", "2", "2"):
         case.redeem(by)
     case.judge.look_back()
-    assert case.judge.faults.keys() == {Fault.SHOWN_TWICE}
+    assert case.judge.wrongs.keys() == {Wrong.SHOWN_TWICE}
 
 
 def test_only_grants_that_nothing_happened_to_must_work(case: Case) -> None:
@@ -233,7 +233,7 @@ def test_only_grants_that_nothing_happened_to_must_work(case: Case) -> None:
     assert case.judge.must_work() == set()
 
 
-def test_a_defect_in_a_log_is_a_fault(case: Case) -> None:
+def test_a_defect_in_a_log_is_noted(case: Case) -> None:
     case.first.said = "defect task=renewal"
     case.judge.look_back()
-    assert case.judge.faults.keys() == {Fault.OTHER}
+    assert case.judge.wrongs.keys() == {Wrong.OTHER}
