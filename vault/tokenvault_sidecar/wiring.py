@@ -1,5 +1,9 @@
 """From the configuration's tables to what the adapters and the guard take."""
 
+from collections.abc import Callable
+from functools import partial
+from typing import TypeVar, cast
+
 from tokenvault_sidecar.adapters.audit import AuditLog, audit_key
 from tokenvault_sidecar.adapters.bearer import BearerSettings, BearerVerifier
 from tokenvault_sidecar.adapters.client_auth import ClientAuth
@@ -13,30 +17,28 @@ _PATIENCE = 5.0
 """Seconds a caller waits for a redemption beyond its deadline: for the store, and for a peer."""
 
 
+T = TypeVar("T", OAuthServer, BearerVerifier)
+
+
 class Remotes:
     """What fetches from elsewhere: brands' authorization servers, and the issuers of callers' tokens."""
 
     def __init__(self, config: Config, clock: Clock, *, before: "Remotes | None" = None) -> None:
-        """Takes over from `before` what is configured as it was. Raises ValueError."""
-        self._config = config
+        """Takes over from `before` what is made of the same as it was. Raises ValueError."""
+        self._made: dict[str, tuple[object, OAuthServer | BearerVerifier]] = {}
+        self._before = before._made if before is not None else {}
         self.servers: dict[str, OAuthServer] = {}
         self.bearers: dict[str, BearerVerifier] = {}
         for brand, table in config.brands.items():
-            same = before is not None and before._config.brands.get(brand) == table
-            self.servers[brand] = (
-                before.servers[brand]
-                if before is not None and same
-                else OAuthServer(_server_settings(brand, table, config), brand=brand, clock=clock)
-            )
+            server = _server_settings(brand, table, config)
+            make = partial(OAuthServer, server, brand=brand, clock=clock)
+            self.servers[brand] = self._one(f"brand {brand}", server, make)
         for name, caller in config.callers.items():
-            if caller.bearer is None:
-                continue
-            known = before._config.callers.get(name) if before is not None else None
-            self.bearers[name] = (
-                before.bearers[name]
-                if before is not None and known is not None and known.bearer == caller.bearer
-                else BearerVerifier(_bearer_settings(name, caller.bearer, config), caller=name, clock=clock)
-            )
+            if caller.bearer is not None:
+                shown = _bearer_settings(name, caller.bearer, config)
+                verify = partial(BearerVerifier, shown, caller=name, clock=clock)
+                self.bearers[name] = self._one(f"caller {name}", shown, verify)
+        self._before = {}
 
     def without(self, others: "Remotes") -> list[OAuthServer | BearerVerifier]:
         """What these have and the others do not."""
@@ -45,6 +47,14 @@ class Remotes:
 
     def all(self) -> list[OAuthServer | BearerVerifier]:
         return [*self.servers.values(), *self.bearers.values()]
+
+    def _one(self, name: str, settings: ServerSettings | BearerSettings, make: Callable[[], T]) -> T:
+        """The one of this name that was, where its settings and authorities are what they were."""
+        made_of = (settings, settings.ca_file.read_bytes() if settings.ca_file else None)
+        known, old = self._before.get(name, (None, None))
+        one = cast(T, old) if known == made_of else make()
+        self._made[name] = (made_of, one)
+        return one
 
 
 def renewal_settings(config: Config) -> RenewalSettings:

@@ -254,5 +254,6 @@ class Bearer(Protocol):
     async def verify(self, authorization: Sequence[str | bytes], certificate: bytes) -> None:
         """Verify what the call's `authorization` metadata shows, every value of it.
 
-        `certificate` is the caller's, PEM. Raises BearerInvalid, ServerUnavailable.
+        `certificate` is the caller's, PEM. Raises BearerInvalid; and where its keys
+        were never had, ServerUnavailable or ServerMisconfigured.
         """
