@@ -21,6 +21,8 @@ from tokenvault_sidecar.devkit import Issued
 
 Servicing = grpc.aio.ServicerContext[Any, Any]
 GET_TOKEN = "/tokenvault.v1.TokenVault/GetToken"
+WATCH = "/grpc.health.v1.Health/Watch"
+REFLECT = "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"
 REQUEST = pb.GetTokenRequest(brand_id="acme", context=consumer())
 
 
@@ -121,7 +123,10 @@ async def test_a_defect_is_told_to_the_log_and_its_text_to_nobody(
     assert entry["where"][-1].startswith("tests.fakes.usecases:")
 
 
-@pytest.mark.parametrize("data", [b"\xff", b"\x0a\x02\xff\xff"], ids=["no protobuf", "no UTF-8"])
+MALFORMED = pytest.mark.parametrize("data", [b"\xff", b"\x0a\x02\xff\xff"], ids=["no protobuf", "no UTF-8"])
+
+
+@MALFORMED
 async def test_a_malformed_request_is_invalid(running: Running, data: bytes) -> None:
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await running.raw(running.pki.bot, GET_TOKEN, data)
@@ -129,10 +134,32 @@ async def test_a_malformed_request_is_invalid(running: Running, data: bytes) -> 
     assert (told.code, told.reason) == (grpc.StatusCode.INVALID_ARGUMENT, Reason.INVALID_REQUEST)
 
 
-async def test_an_unknown_caller_learns_nothing_of_its_request(running: Running) -> None:
-    with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await running.raw(running.pki.stranger, GET_TOKEN, b"\xff")
-    assert refusal(caught.value).reason == Reason.UNKNOWN_CALLER
+@MALFORMED
+@pytest.mark.parametrize("method", [WATCH, REFLECT])
+async def test_so_it_is_where_the_answer_is_a_stream(running: Running, method: str, data: bytes) -> None:
+    assert await _told_of_stream(running, running.pki.bot, method, data) == Reason.INVALID_REQUEST
+
+
+@pytest.mark.parametrize("method", [GET_TOKEN, WATCH, REFLECT])
+async def test_an_unknown_caller_learns_nothing_of_its_request(running: Running, method: str) -> None:
+    assert await _told_of_stream(running, running.pki.stranger, method, b"\xff") == Reason.UNKNOWN_CALLER
+
+
+async def _told_of_stream(running: Running, client: Issued, method: str, data: bytes) -> str | None:
+    """Why it is refused. On the wire a call with one request and one without a stream look the same."""
+    async with running.channel(client) as channel:
+        call: Any = channel.unary_stream(method)
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await anext(aiter(call(data, timeout=DEADLINE)))
+    return refusal(caught.value).reason
+
+
+async def test_a_method_its_servicer_lacks_is_unimplemented(running: Running) -> None:
+    """It is in the proto, but grpcio's servicer has not caught up."""
+    with pytest.raises(grpc.aio.AioRpcError) as caught, structlog.testing.capture_logs() as logs:
+        await running.raw(running.pki.bot, "/grpc.health.v1.Health/List", b"")
+    assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
+    assert logs == []
 
 
 @pytest.mark.parametrize("method", ["/tokenvault.v1.TokenVault/ExportTokens", "/other.Service/Call"])

@@ -23,6 +23,7 @@ from tokenvault_sidecar.core.ports import Bearer
 
 _INTERNAL: Final = "the token vault failed unexpectedly: its log says where"
 _OK: Final = "OK"
+_UNIMPLEMENTED: Final = grpc.StatusCode.UNIMPLEMENTED
 _SERVICES: Final = {
     "grpc.health.v1.Health": Rpc.HEALTH,
     "grpc.reflection.v1alpha.ServerReflection": Rpc.REFLECTION,
@@ -84,7 +85,7 @@ class Guard(grpc.aio.ServerInterceptor):
         _, service, name = method.split("/")
         # The stubs know the synchronous context only, and that no serializer is a valid one.
         behaviour: Any = handler.unary_unary or handler.unary_stream or handler.stream_stream
-        parse = handler.request_deserializer or _as_is
+        parse = _parser(handler.request_deserializer or _as_is)
         serialize = handler.response_serializer or _as_is
 
         async def unary(data: bytes, context: _Context) -> bytes:
@@ -92,10 +93,7 @@ class Guard(grpc.aio.ServerInterceptor):
             try:
                 meter = await self._enter(call, service, context)
                 try:
-                    try:
-                        request = parse(data)
-                    except DecodeError:
-                        raise InvalidRequest("request", "is not a message of this RPC") from None
+                    request = parse(data)
                     left = context.time_remaining()
                     if left is not None and left <= self._longest:
                         answer = await behaviour(request, context)
@@ -110,11 +108,12 @@ class Guard(grpc.aio.ServerInterceptor):
             except Exception as error:
                 await self._fail(method, call, context, error)
 
-        async def stream(request: Any, context: _Context) -> None:
+        async def stream(data: Any, context: _Context) -> None:
             call = CallUnderWay(name)
             try:
                 meter = await self._enter(call, service, context)
                 try:
+                    request = parse(data) if handler.unary_stream else (parse(part) async for part in data)
                     answers = behaviour(request, context)
                     if isinstance(answers, AsyncIterator):
                         async for answer in answers:
@@ -135,7 +134,7 @@ class Guard(grpc.aio.ServerInterceptor):
             if handler.unary_stream
             else grpc.stream_stream_rpc_method_handler
         )
-        return wrap(stream, handler.request_deserializer, handler.response_serializer)
+        return wrap(stream, None, handler.response_serializer)
 
     async def _enter(self, call: CallUnderWay, service: str, context: _Context) -> Meter:
         """Admit the caller, and account for the call. Raises VaultError; else `leave` the meter."""
@@ -174,6 +173,9 @@ class Guard(grpc.aio.ServerInterceptor):
             await context.abort(
                 grpc.StatusCode.DEADLINE_EXCEEDED, f"no call may take longer than {self._longest:g} s"
             )
+        if isinstance(error, NotImplementedError) and context.code() is _UNIMPLEMENTED:
+            self._note(call, _UNIMPLEMENTED.name)  # by a generated base class: the servicer lacks this RPC
+            await context.abort(_UNIMPLEMENTED, "this method is not served here")
         if not isinstance(error, VaultError):
             log_defect(method, call, error)
             error = VaultError(_INTERNAL)
@@ -188,6 +190,16 @@ class Guard(grpc.aio.ServerInterceptor):
             self._record(call, outcome)
         except VaultError as unrecorded:
             structlog.get_logger().error("call_unrecorded", outcome=outcome, problem=unrecorded.message)
+
+
+def _parser(deserializer: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
+    def parse(data: bytes) -> Any:
+        try:
+            return deserializer(data)
+        except DecodeError:
+            raise InvalidRequest("request", "is not a message of this RPC") from None
+
+    return parse
 
 
 def _as_is(data: bytes) -> bytes:
