@@ -186,6 +186,16 @@ async def test_a_refused_refresh_token_leaves_the_access_token_to_serve(world: W
     assert (await world.get()).access_token
 
 
+async def test_a_rejected_access_token_that_cannot_be_renewed_is_over_for_all(world: World) -> None:
+    old = (await world.get()).version
+    for family in world.server.refresh_tokens.values():
+        family.alive = False
+    with pytest.raises(ConsentRequired):
+        await world.get(rejected_version=old)
+    with pytest.raises(ConsentRequired):
+        await world.get()
+
+
 async def test_an_ambiguous_answer_leaves_the_access_token_to_serve_then_one_redemption_more(
     world: World,
 ) -> None:

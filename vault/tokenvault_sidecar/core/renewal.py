@@ -9,29 +9,23 @@ that asked, on the version it redeemed: a late one is revoked, never written.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, replace
-from functools import partial
-from typing import TypeVar
+from dataclasses import dataclass
 
 from tokenvault_sidecar.core import lifecycle, responses
+from tokenvault_sidecar.core.adoption import Adoption, Redemption
 from tokenvault_sidecar.core.errors import (
     AnswerLost,
     ConsentRequired,
     GrantNotFound,
     InvalidGrant,
-    InvalidIdToken,
     ServerMisconfigured,
     ServerUnavailable,
-    StoreUnavailable,
     VaultError,
 )
-from tokenvault_sidecar.core.model import Grant, Secret
+from tokenvault_sidecar.core.model import Grant
 from tokenvault_sidecar.core.ports import GrantRow, TokenAnswer
 from tokenvault_sidecar.core.revocation import Revoker
 from tokenvault_sidecar.core.vault import Vault
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,30 +37,12 @@ class RenewalSettings:
     patience: float = 15.0
 
 
-@dataclass(frozen=True, slots=True)
-class _Redemption:
-    """One attempt under way: the row as leased, its grant, and the lease's name."""
-
-    row: GrantRow
-    grant: Grant
-    owner: str
-
-
-@dataclass(frozen=True, slots=True)
-class _Redeemed:
-    """What a redemption left, stored, and the id token that came with it, not verified."""
-
-    key: bytes
-    grant: Grant
-    id_token: Secret | None = None
-
-
 class Renewer:
     """Renews consumer grants."""
 
     def __init__(self, vault: Vault, revoker: Revoker, settings: RenewalSettings) -> None:
         self._vault = vault
-        self._revoker = revoker
+        self._adoption = Adoption(vault, revoker)
         self._settings = settings
         self._flights: dict[tuple[bytes, str], asyncio.Task[Grant]] = {}
 
@@ -115,9 +91,10 @@ class Renewer:
             async with self._vault.gate(row.brand).slot(background=background):
                 await self._prepare(row.brand)
                 redemption = await self._begin(row, rejected=rejected)
-                redeemed = await self._redeem(redemption) if redemption else None
-            if redeemed is not None:
-                return await self._take_id_token(redeemed)
+                if redemption is None:  # somebody was faster
+                    continue
+                grant, answer = await self._redeem(redemption)
+            return await self._adoption.take_id_token(key, grant, answer)
 
     async def _peer(self, row: GrantRow) -> None:
         """Wait while another process redeems this version, until its result is there or its lease is over."""
@@ -138,9 +115,7 @@ class Renewer:
         over = rejected or not lifecycle.is_valid(grant, now)
         redeem = lifecycle.may_redeem(row.attempt, token_over=over, now=now)
         if redeem.lost:
-            await self._end(row, grant, owner=None)
-            self._vault.events("renewal", brand=row.brand, outcome="lost")
-            raise _consent(row.brand, "did not answer when its refresh token was redeemed")
+            raise await self._adoption.lost(row, grant)
         if redeem.wait:
             raise _backing_off(row, redeem.wait)
         return grant
@@ -155,10 +130,11 @@ class Renewer:
         with self._vault.gate(brand).watch(proves=False):  # it may come from a cache
             await server.prepare()
 
-    async def _begin(self, row: GrantRow, *, rejected: bool) -> _Redemption | None:
+    async def _begin(self, row: GrantRow, *, rejected: bool) -> Redemption | None:
         """Lease the row, or None where somebody was faster. Raises where it may not be redeemed now."""
         grant = await self._check(row, rejected=rejected)
         owner = self._vault.new_id()
+        until = asyncio.get_running_loop().time() + self._settings.deadline  # from before the lease
         leased = await self._vault.store.acquire_lease(
             row.key,
             version=row.version,
@@ -166,153 +142,40 @@ class Renewer:
             owner=owner,
             seconds=self._settings.lease,
         )
-        return _Redemption(row, grant, owner) if leased else None
+        return Redemption(row, grant, owner, rejected, until) if leased else None
 
-    async def _redeem(self, redemption: _Redemption) -> _Redeemed:
-        row, grant = redemption.row, redemption.grant
-        assert grant.tokens.refresh_token is not None
+    async def _redeem(self, redemption: Redemption) -> tuple[Grant, TokenAnswer]:
+        """The grant with its new tokens, stored, and the answer they came in."""
+        brand, grant = redemption.row.brand, redemption.grant
+        answer: TokenAnswer = {}
         try:
-            answer = await self._ask(row.brand, grant.tokens.refresh_token)
+            answer = await self._ask(redemption)
             tokens = responses.read_renewal(
                 answer, previous=grant.tokens, version=self._vault.new_id(), now=self._vault.clock()
             )
         except InvalidGrant:
-            return _Redeemed(row.key, await self._refused(redemption))
+            return await self._adoption.refused(redemption), answer
         except responses.UnusableAnswer as unusable:
-            lost = AnswerLost(
-                f"brand {row.brand!r}: its authorization server's answer is unusable: {unusable}"
-            )
-            raise await self._failed(redemption, lost) from None
+            lost = AnswerLost(f"brand {brand!r}: its authorization server's answer is unusable: {unusable}")
+            raise await self._adoption.failed(redemption, lost) from None
         except (ServerUnavailable, ServerMisconfigured) as error:
-            raise await self._failed(redemption, error) from None
-        renewed = await self._adopt(redemption, replace(grant, tokens=tokens))
-        return _Redeemed(row.key, renewed, responses.id_token(answer))
+            raise await self._adoption.failed(redemption, error) from None
+        return await self._adoption.adopt(redemption, tokens), answer
 
-    async def _ask(self, brand: str, refresh_token: Secret) -> TokenAnswer:
-        try:
-            async with asyncio.timeout(self._settings.deadline):
-                with self._vault.gate(brand).watch():
-                    return await self._vault.servers[brand].refresh(refresh_token)
-        except TimeoutError:
-            raise AnswerLost(
-                f"the authorization server of brand {brand!r} did not answer in {self._settings.deadline:g} s"
-            ) from None
-
-    async def _adopt(self, redemption: _Redemption, renewed: Grant) -> Grant:
-        """Store the new tokens: they are all there is of this grant."""
-        row = redemption.row
-
-        async def adopt() -> Grant | GrantRow | None:
-            current = await self._vault.store.get_grant(row.key)
-            if current is None or current.version != row.version:
-                return current
-            # reads may have kept the session alive meanwhile
-            grant = replace(renewed, session=self._vault.sealer.open_grant(current).session)
-            new = self._vault.row(row.key, grant)
-            stored = await self._vault.store.put_grant(new, replaces=row.version, owner=redemption.owner)
-            return grant if stored else current
-
-        adopted = await self._insist(adopt, row.brand)
-        if not isinstance(adopted, Grant):
-            return await self._late(redemption, renewed, adopted)
-        self._vault.events("renewal", brand=row.brand, outcome="renewed")
-        return adopted
-
-    async def _insist(self, write: Callable[[], Awaitable[T]], brand: str) -> T:
-        """Write what an authorization server answered, however long the store cannot."""
-        pause = 0.05
-        while True:
+    async def _ask(self, redemption: Redemption) -> TokenAnswer:
+        brand, refresh_token = redemption.row.brand, redemption.grant.tokens.refresh_token
+        assert refresh_token is not None
+        with self._vault.gate(brand).watch():
+            if asyncio.get_running_loop().time() >= redemption.until:
+                raise ServerUnavailable("the machine stalled before a redemption was sent: ask again")
             try:
-                return await write()
-            except StoreUnavailable:
-                self._vault.events("renewal_unsaved", brand=brand, retry_in=pause)
-                await asyncio.sleep(pause)
-                pause = min(pause * 2, 2.0)
-
-    async def _late(self, redemption: _Redemption, renewed: Grant, current: GrantRow | None) -> Grant:
-        """An answer nobody waits for any more: revoked, never written.
-
-        But for one of the same family as the stored tokens: revoking either of
-        its tokens may end all that descends from the delegation (RFC 7009
-        section 2.1), a peer's good tokens with it.
-        """
-        self._vault.events("renewal", brand=renewed.brand, outcome="late")
-        if current is None:
-            await self._insist(partial(self._revoker.queue, renewed, refresh_token=True), renewed.brand)
-            raise GrantNotFound("the grant was invalidated: challenge the consumer")
-        stored = self._vault.sealer.open_grant(current)
-        if stored.family != renewed.family:
-            await self._insist(partial(self._revoker.queue, renewed, refresh_token=False), renewed.brand)
-        if current.version == redemption.row.version:
-            raise ServerUnavailable("another sidecar has taken this renewal over: ask again")
-        return stored
-
-    async def _take_id_token(self, redeemed: _Redeemed) -> Grant:
-        """Take over a renewed id token once it is verified. Without one, the old serves until its own end."""
-        grant, id_token = redeemed.grant, redeemed.id_token
-        if id_token is None or grant.subject is None:
-            return grant
-        try:
-            claims = await self._vault.servers[grant.brand].verify_id_token(
-                id_token, nonce=None, now=self._vault.clock()
-            )
-            if claims.subject != grant.subject:
-                self._vault.events("renewal", brand=grant.brand, outcome="foreign_subject")
-                await self._insist(partial(self._revoker.forget, redeemed.key, grant), grant.brand)
-                raise _consent(grant.brand, "renewed the grant for another subject")
-            tokens = replace(grant.tokens, id_token=id_token, id_token_expires_at=claims.expires_at)
-            taken = replace(grant, tokens=tokens)
-            await self._vault.store.touch_grant(self._vault.row(redeemed.key, taken))
-        except (InvalidIdToken, ServerUnavailable, ServerMisconfigured, StoreUnavailable) as error:
-            self._vault.events("id_token_refused", brand=grant.brand, reason=error.reason.value)
-            return grant
-        return taken
-
-    async def _refused(self, redemption: _Redemption) -> Grant:
-        """invalid_grant: a peer may have won; else the refresh token is dead and never sent again.
-
-        Refused when it may have been redeemed before, it was a replay to the
-        server, which has revoked the access token as well (RFC 9700 section 4.14.2).
-        """
-        row, tokens = redemption.row, redemption.grant.tokens
-        if row.attempt.unanswered:
-            tokens = replace(tokens, expires_at=self._vault.clock())
-        grant = replace(redemption.grant, tokens=tokens)
-        if await self._insist(partial(self._end, row, grant, owner=redemption.owner), row.brand):
-            self._vault.events("renewal", brand=row.brand, outcome="refused")
-            raise _consent(row.brand, "refused the refresh token")
-        current = await self._vault.store.get_grant(row.key)
-        if current is None or current.version == row.version:
-            raise _consent(row.brand, "refused the refresh token")
-        return self._vault.sealer.open_grant(current)
-
-    async def _end(self, row: GrantRow, grant: Grant, *, owner: str | None) -> bool:
-        """Forget the refresh token; the access token serves for as long as it lives."""
-        ended = replace(grant, tokens=replace(grant.tokens, refresh_token=None))
-        return await self._vault.store.put_grant(
-            self._vault.row(row.key, ended), replaces=row.version, owner=owner
-        )
-
-    async def _failed(
-        self, redemption: _Redemption, error: ServerUnavailable | ServerMisconfigured
-    ) -> VaultError:
-        """Note a failure that ends nothing; the error for the callers."""
-        row, ambiguous = redemption.row, isinstance(error, AnswerLost)
-        attempt = lifecycle.after_failure(
-            row.attempt,
-            reason=error.reason.value,
-            ambiguous=ambiguous,
-            retry_after=error.retry_after,
-            jitter=self._vault.jitter(),
-            now=self._vault.clock(),
-        )
-        release = partial(self._vault.store.release_lease, row.key, owner=redemption.owner, attempt=attempt)
-        await self._insist(release, row.brand)
-        outcome = "ambiguous" if ambiguous else error.reason.value.lower()
-        self._vault.events("renewal", brand=row.brand, outcome=outcome, failures=attempt.failures)
-        if attempt.retry_at is not None and isinstance(error, ServerUnavailable):
-            error.retry_after = attempt.retry_at - self._vault.clock()
-        return error
+                async with asyncio.timeout_at(redemption.until):
+                    return await self._vault.servers[brand].refresh(refresh_token)
+            except TimeoutError:
+                raise AnswerLost(
+                    f"the authorization server of brand {brand!r} "
+                    f"did not answer in {self._settings.deadline:g} s"
+                ) from None
 
 
 def _backing_off(row: GrantRow, wait: float) -> VaultError:
@@ -325,7 +188,3 @@ def _backing_off(row: GrantRow, wait: float) -> VaultError:
     return ServerUnavailable(
         f"the authorization server of brand {row.brand!r} failed a moment ago: ask again", retry_after=wait
     )
-
-
-def _consent(brand: str, what: str) -> ConsentRequired:
-    return ConsentRequired(f"the authorization server of brand {brand!r} {what}: challenge the consumer")
