@@ -3,9 +3,10 @@
 Each line ends in `mac`: HMAC-SHA-256 over the line before it (its mac) and
 this line's own text, under a key derived from the KEK: without it nobody can
 mend the chain after tampering. A new file, after rotation, goes on where the
-old one ended. Beside the log, a file `….head` attests which line is the last,
-so that lines cut off the end are missed too; only who kept an older head, and
-puts both back, goes unseen.
+old one ended; which follows which is told by the chain, not by their names.
+Beside the log, a file `….head` attests which line is the last, so that lines
+cut off the end are missed too; only who kept an older head, and puts it back
+with what it attests, goes unseen.
 
 Lines are handed to the operating system before the answer leaves, and are not
 synced: a crash of the process loses none, a crash of the machine the last
@@ -16,9 +17,12 @@ import fcntl
 import hmac
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import Final
+from typing import BinaryIO, Final
+
+import structlog
 
 from tokenvault_sidecar.core.errors import StoreUnavailable
 
@@ -28,9 +32,15 @@ START: Final = "0" * 64
 BROKEN_END: Final = {"event": "the log does not end where it was attested to"}
 """Noted at a start after lines were lost in a crash of the machine, or cut off."""
 
-_MARK: Final = ',"mac":"'
+UNWRITTEN: Final = "lines could not be written"
+"""The event noted, with their number, once the log can be written again."""
+
+_MARK: Final = b',"mac":"'
 _LONGEST_LINE: Final = 64 * 1024
 _TAIL: Final = 64 + len('"}')
+_TRIES: Final = 5
+
+_log = structlog.get_logger()
 
 
 class AuditError(Exception):
@@ -43,10 +53,10 @@ def audit_key(kek: bytes) -> bytes:
 
 
 class AuditLog:
-    """Appends to one file, which it holds locked: a second process needs a file of its own.
+    """Appends to one file, and holds the one beside it locked: a second process needs a log of its own.
 
     `fail_closed`: what cannot be written raises StoreUnavailable, so that
-    nothing leaves unrecorded; else it is told by `missed` alone.
+    nothing leaves unrecorded; else how many lines are missing is noted later.
     """
 
     def __init__(self, path: Path, key: bytes, *, fail_closed: bool = True, max_bytes: int = 0) -> None:
@@ -55,26 +65,34 @@ class AuditLog:
         self._key = key
         self._fail_closed = fail_closed
         self._max_bytes = max_bytes
-        self.missed = 0
+        self._missed = 0
         try:
+            self._head = _locked(path)  # which nobody renames, as happens to the log
             self._file = _open(path)
-            self._head = os.open(_head_path(path), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            self._mac = _last_mac(path)
+            last = _last_macs(path)
+            self._mac = last[-1] if last else START
             self._size = os.fstat(self._file).st_size
             attested = os.read(self._head, 64)
-            if (attested or self._mac != START) and attested != _attest(key, self._mac):
+            # A process killed in between had written the line, but not attested it yet.
+            if attested not in ([_attest(key, mac) for mac in last] or [b""]):
                 self._append(BROKEN_END)
         except OSError as error:
-            raise AuditError(f"the audit log {path} cannot be written: {error.strerror}") from None
+            raise _unwritable(path, error) from None
 
     def write(self, facts: Mapping[str, object]) -> None:
         """Append one line. Raises StoreUnavailable where that fails, and the log fails closed."""
         try:
             if self._max_bytes and self._size >= self._max_bytes:
                 self._rotate()
+            if self._missed:
+                self._append({"event": UNWRITTEN, "lines": self._missed})
+                _log.warning("audit_written_again", missed=self._missed)
+                self._missed = 0
             self._append(facts)
-        except OSError:
-            self.missed += 1
+        except OSError as error:
+            self._missed += 1
+            if self._missed == 1:
+                _log.error("audit_unwritable", problem=str(_unwritable(self._path, error)))
             if self._fail_closed:
                 raise StoreUnavailable(
                     "the audit log cannot be written, and nothing is released unrecorded: "
@@ -82,33 +100,37 @@ class AuditLog:
                 ) from None
 
     def reopen(self) -> None:
-        """Go on in a new file of the same name, after somebody moved the old one away."""
+        """Go on in a new file of the same name, where somebody moved the old one away. Raises AuditError."""
         try:
-            same = os.fstat(self._file).st_ino == self._path.stat().st_ino
-        except FileNotFoundError:
-            same = False
-        if not same:
-            self._switch()
+            try:
+                same = os.fstat(self._file).st_ino == self._path.stat().st_ino
+            except FileNotFoundError:
+                same = False
+            if not same:
+                self._switch()
+        except OSError as error:
+            raise _unwritable(self._path, error) from None
 
     def close(self) -> None:
         os.close(self._file)
         os.close(self._head)
 
     def _append(self, facts: Mapping[str, object]) -> None:
-        text = json.dumps(facts, separators=(",", ":"))[:-1]
+        text = json.dumps(facts, separators=(",", ":"))[:-1].encode()
         mac = _mac(self._key, self._mac, text)
-        line = f'{text}{_MARK}{mac}"}}\n'.encode()
+        line = b'%b%b%b"}\n' % (text, _MARK, mac.encode())
         written = os.write(self._file, line)
-        if written != len(line):
-            os.ftruncate(self._file, self._size)  # half a line would break the chain
+        if written != len(line):  # half a line would break the chain
+            os.ftruncate(self._file, os.fstat(self._file).st_size - written)
             raise OSError("short write")
         self._size += written
         self._mac = mac
         os.pwrite(self._head, _attest(self._key, mac), 0)
 
     def _rotate(self) -> None:
-        numbers = (int(p.suffix[1:]) for p in _older(self._path))
-        self._path.rename(self._path.with_name(f"{self._path.name}.{max(numbers, default=0) + 1}"))
+        number = max((_number(file) for file in _older(self._path)), default=0) + 1
+        with suppress(FileNotFoundError):  # somebody else did
+            self._path.rename(self._path.with_name(f"{self._path.name}.{number}"))
         self._switch()
 
     def _switch(self) -> None:
@@ -121,77 +143,124 @@ def verify(path: Path, key: bytes) -> int:
     """Follow the chain through the log and what it was rotated to; how many lines.
 
     Raises AuditError at the first line that does not follow from the one
-    before it, and where the last is not the attested one.
+    before it, and where the attested line is missing; OSError. The log may be
+    written and rotated meanwhile.
     """
-    count, before = 0, START
-    for where, line in _lines(path):
-        text, mark, rest = line.rpartition(_MARK)
-        if not mark or not hmac.compare_digest(f'{_mac(key, before, text)}"}}'.encode(), rest.encode()):
-            raise AuditError(
-                f"{where}: does not follow from the line before it: "
-                "this line was changed, or lines before it were removed, added or moved"
-            )
-        before = rest[:64]
-        count += 1
-    try:
-        attested = _head_path(path).read_bytes()
-    except FileNotFoundError:
-        attested = b""
-    if not hmac.compare_digest(attested, _attest(key, before)) and (count or attested):
+    for _ in range(_TRIES):
+        attested = _attested(path)  # before the lines: others may follow it while they are read
+        try:
+            return _verify(path, key, attested)
+        except (AuditError, FileNotFoundError):
+            if _attested(path) == attested:  # nobody was writing, and moving files
+                raise
+    return _verify(path, key, _attested(path))
+
+
+def _verify(path: Path, key: bytes, attested: bytes) -> int:
+    count, before, found = 0, START, False
+    with ExitStack() as stack:
+        files = [(file.name, stack.enter_context(file.open("rb"))) for file in [*_older(path), path]]
+        files = [(name, file) for name, file in files if _first(file)]
+        while files:
+            name, file = next((f for f in files if _follows(key, before, _first(f[1]))), files[0])
+            files.remove((name, file))
+            for number, line in enumerate(file, 1):
+                if not files and not line.endswith(b"\n"):
+                    break  # being written, or by a process that was killed: attested lines are whole
+                mac = _follows(key, before, line)
+                if mac is None:
+                    raise AuditError(
+                        f"{name} line {number}: does not follow from the line before it: "
+                        "this line was changed, or lines before it were removed, added or moved"
+                    )
+                count, before = count + 1, mac
+                found = found or hmac.compare_digest(attested, _attest(key, mac))
+    if not found and (count or attested):
         raise AuditError(
-            f"{path.name}: its last line is not the one attested to be: lines after it were cut off, "
+            f"{path.name}: the line attested to be its last is not there: lines were cut off its end, "
             "or were lost when the machine crashed"
         )
     return count
 
 
-def _lines(path: Path) -> Iterator[tuple[str, str]]:
-    """Where each line stands, and the line; oldest first."""
-    for file in [*_older(path), path]:
-        with file.open(encoding="utf-8", errors="replace") as stream:
-            for number, line in enumerate(stream, 1):
-                yield f"{file.name} line {number}", line.rstrip("\n")
+def _follows(key: bytes, before: str, line: bytes) -> str | None:
+    """The line's mac, where it is the right one after the mac `before`."""
+    text, _, rest = line.rpartition(_MARK)
+    mac = _mac(key, before, text)
+    return mac if hmac.compare_digest(b'%b"}\n' % mac.encode(), rest) else None
+
+
+def _first(file: BinaryIO) -> bytes:
+    line = file.readline()
+    file.seek(0)
+    return line
 
 
 def _older(path: Path) -> list[Path]:
-    found = (p for p in path.parent.glob(f"{path.name}.*") if p.suffix[1:].isdecimal())
-    return sorted(found, key=lambda p: int(p.suffix[1:]))
+    """What it was rotated to, by us or by others: oldest first, as far as can be told without the chain."""
+    names = (f"{path.name}.", f"{path.name}-")
+    found = [file for file in path.parent.iterdir() if file.name.startswith(names)]
+    older = [file for file in found if file != _head_path(path)]
+    return sorted(older, key=lambda file: (file.stat().st_mtime_ns, _number(file)))
 
 
-def _mac(key: bytes, before: str, text: str) -> str:
-    return hmac.digest(key, f"{before}{text}".encode(), "sha256").hex()
+def _number(file: Path) -> int:
+    number = file.suffix[1:]
+    return int(number) if number.isdecimal() else 0
+
+
+def _mac(key: bytes, before: str, text: bytes) -> str:
+    return hmac.digest(key, before.encode() + text, "sha256").hex()
 
 
 def _open(path: Path) -> int:
-    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+
+
+def _locked(path: Path) -> int:
+    head = os.open(_head_path(path), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(head, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        os.close(file)
+        os.close(head)
         raise AuditError(
             f"the audit log {path} is another process's: give each sidecar a log of its own"
         ) from None
-    return file
+    return head
 
 
-def _last_mac(path: Path) -> str:
-    """The last whole line's mac, of this file or of the newest it was rotated to; half a line is cut off."""
+def _last_macs(path: Path) -> list[str]:
+    """The macs of the last whole lines, two where there are; half a line at the end is cut off."""
+    macs: list[str] = []
     for file in [path, *reversed(_older(path))]:
         with file.open("rb") as stream:
             size = stream.seek(0, os.SEEK_END)
-            stream.seek(max(size - _LONGEST_LINE, 0))
+            stream.seek(max(size - 2 * _LONGEST_LINE, 0))
             tail = stream.read()
         whole = tail[: tail.rfind(b"\n") + 1]
-        if file == path and len(whole) != len(tail):
-            os.truncate(path, size - len(tail) + len(whole))
-        if whole:
-            return whole[-1 - _TAIL : -1][:64].decode("ascii", "replace")
-    return START
+        if not macs and len(whole) != len(tail):
+            os.truncate(file, size - len(tail) + len(whole))
+        lines = whole.splitlines()[-2:]
+        macs = [line[-_TAIL:][:64].decode("ascii", "replace") for line in lines] + macs
+        if len(macs) > 1:
+            break
+    return macs[-2:]
+
+
+def _attested(path: Path) -> bytes:
+    try:
+        return _head_path(path).read_bytes()
+    except FileNotFoundError:
+        return b""
 
 
 def _attest(key: bytes, mac: str) -> bytes:
-    return _mac(key, "head", mac).encode()
+    return _mac(key, "head", mac.encode()).encode()
 
 
 def _head_path(path: Path) -> Path:
     return path.with_name(f"{path.name}.head")
+
+
+def _unwritable(path: Path, error: OSError) -> AuditError:
+    return AuditError(f"the audit log {path} cannot be written: {error.strerror or error}")
