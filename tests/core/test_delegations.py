@@ -23,7 +23,7 @@ from tokenvault_sidecar.core.errors import (
     SubjectMismatch,
     VaultError,
 )
-from tokenvault_sidecar.core.model import ContextKind, Secret
+from tokenvault_sidecar.core.model import Context, ContextKind, Secret
 from tokenvault_sidecar.core.tokens import Revocation
 
 
@@ -146,8 +146,8 @@ async def test_a_foreign_caller_does_not_use_up_the_state(world: World) -> None:
 
 
 async def test_policy_is_asked_with_brand_and_kind_before_anything_outbound(world: World) -> None:
-    def deny(brand: str, kind: ContextKind) -> None:
-        raise PolicyDenied(f"{brand} {kind}")
+    def deny(brand: str, context: Context) -> None:
+        raise PolicyDenied(f"{brand} {context.kind}")
 
     response = world.server.login(await world.challenge(CHAT))
     with pytest.raises(PolicyDenied, match="acme conversation"):

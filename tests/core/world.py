@@ -141,7 +141,7 @@ class World:
             await self.background.drain()
 
 
-def permit_all(brand: str, kind: ContextKind) -> None:
+def permit_all(brand: str, context: Context) -> None:
     """Policy that lets everything through."""
 
 

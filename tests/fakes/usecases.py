@@ -95,14 +95,14 @@ class FakeDelegations(Delegations):
         response: AuthorizationResponse,
         *,
         caller: str,
-        permit: Callable[[str, ContextKind], None],
+        permit: Callable[[str, Context], None],
     ) -> Delegated:
         if self.fails is not None:
             raise self.fails
         started = self.pending.get(response.state.reveal())
         if started is None or started.caller != caller:
             raise StateNotFound("the state is unknown")
-        permit(started.brand, started.context.kind)
+        permit(started.brand, started.context)
         del self.pending[response.state.reveal()]
         self.completed.append(response)
         consumer = started.context.kind is ContextKind.CONSUMER

@@ -3,8 +3,9 @@
 import asyncio
 import random
 import secrets
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from typing import Final
 
 from tokenvault_sidecar.adapters.audit import AuditLog
 from tokenvault_sidecar.adapters.bearer import BearerVerifier
@@ -28,6 +29,12 @@ from tokenvault_sidecar.core.sealing import Sealer
 from tokenvault_sidecar.core.tokens import Tokens
 from tokenvault_sidecar.core.vault import Vault
 from tokenvault_sidecar.wiring import Remotes, audit_log, renewal_settings, tls_files
+
+_FIXED: Final = ("server", "store", "keys", "renewal", "audit")
+"""The tables that stay as they were at the start."""
+
+_LONGEST_USE: Final = 300.0
+"""Seconds for which work under way may still use what a reload has replaced."""
 
 
 class Sidecar:
@@ -61,9 +68,11 @@ class Sidecar:
             config.server.listen,
             tls_files(config),
             max_connection_age=config.server.connection_max_age,
+            longest_call=config.limits.longest_call,
             health=self._health,
         )
         self._housekeeping = self._keep_house()
+        self._closing: set[asyncio.Task[None]] = set()
 
     @classmethod
     async def start(cls, config: Config, events: Events) -> "Sidecar":
@@ -104,22 +113,31 @@ class Sidecar:
         """Go by this configuration from the next call on; the keys that only a restart changes.
 
         Calls under way go on as they began. Certificates need no reload: they
-        are looked at before each handshake. Raises ValueError, with nothing changed.
+        are looked at before each handshake. Raises ValueError and OSError, with
+        nothing changed.
         """
+        needs_restart = tuple(_fixed(self._config, config))
+        config = config.model_copy(update={name: getattr(self._config, name) for name in _FIXED})
         remotes = Remotes(config, self._vault.clock, before=self._remotes)
-        needs_restart = _fixed(self._config, config)
         gone = self._remotes.without(remotes)
         self._vault.brands = {brand.id: brand for brand in config.to_brands()}
         self._vault.servers = remotes.servers
         self._remotes = remotes
         self._guard.admit(_admission(config, remotes))
-        if self._audit is not None:
-            self._audit.reopen()
+        self._guard.longest = config.limits.longest_call
+        self._config = config
         self._housekeeping.cancel()
         self._housekeeping = self._keep_house()
-        self._vault.background.spawn(_close_later(gone, config.limits.longest_call), "closing servers")
-        self._config = config
+        if gone:
+            closing = asyncio.get_running_loop().create_task(_close_later(gone), name="closing")
+            self._closing.add(closing)
+            closing.add_done_callback(self._closing.discard)
         return needs_restart
+
+    def reopen(self) -> None:
+        """Go on in a new audit log, where somebody moved the old one away. Raises AuditError."""
+        if self._audit is not None:
+            self._audit.reopen()
 
     async def stop(self) -> None:
         """Take no more calls, finish those under way and every redemption, and close the store."""
@@ -132,6 +150,8 @@ class Sidecar:
         with suppress(TimeoutError):
             async with asyncio.timeout_at(deadline):
                 await self._vault.background.drain()
+        for closing in self._closing:
+            closing.cancel()
         await _close(self._store, self._remotes)
         if self._audit is not None:
             self._audit.close()
@@ -151,17 +171,25 @@ def _admission(config: Config, remotes: Remotes) -> Admission:
     return Admission(Policy(config.to_callers()), config.to_limits(), remotes.bearers)
 
 
-def _fixed(before: Config, after: Config) -> tuple[str, ...]:
+def _fixed(before: Config, after: Config) -> Iterator[str]:
     """The keys that differ and stay as they were until a restart."""
-    names = ("server", "store", "keys", "renewal", "audit", "development")
-    return tuple(name for name in names if getattr(before, name) != getattr(after, name))
+    for name in _FIXED:
+        old, new = getattr(before, name), getattr(after, name)
+        if old is None or new is None:
+            if old is not new:
+                yield name
+            continue
+        for key in type(old).model_fields:
+            # Of a private file its mode may change.
+            was, is_now = (getattr(value, "path", value) for value in (getattr(old, key), getattr(new, key)))
+            if was != is_now:
+                yield f"{name}.{key}"
 
 
-async def _close_later(remotes: Sequence[OAuthServer | BearerVerifier], seconds: float) -> None:
-    """Once no call can be using them any more."""
-    if remotes:
-        await asyncio.sleep(seconds)
-        await asyncio.gather(*(remote.aclose() for remote in remotes))
+async def _close_later(remotes: Sequence[OAuthServer | BearerVerifier]) -> None:
+    """Once nothing can be using them any more."""
+    await asyncio.sleep(_LONGEST_USE)
+    await asyncio.gather(*(remote.aclose() for remote in remotes))
 
 
 async def _close(store: Store, remotes: Remotes | None) -> None:

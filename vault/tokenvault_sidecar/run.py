@@ -29,6 +29,8 @@ LOOK_EVERY = 2.0
 
 _CANNOT_START = (AuditError, KeyringError, StoreOpenError, CannotListen, TlsFilesInvalid, ValueError)
 
+Stamps = dict[Path, tuple[int, int, int] | None]
+
 _log = structlog.get_logger()
 
 
@@ -40,12 +42,14 @@ def run(file: Path) -> int:
     """
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until there is something to reload
     harden()
+    seen = _stamps((file,))
     config = load_config(file)
+    seen |= _stamps(config.watched)
     configure_logging(config.server.log_level, config.server.log_format)
     for warning in config.warnings:
         _log.warning("config", warning=warning)
     try:
-        return uvloop.run(_serve(file, config))
+        return uvloop.run(_serve(file, config, seen))
     except StoreUnavailable as error:  # it names no file: it is told to callers too
         problem = f"{config.store.path}: {error}"
     except _CANNOT_START as error:
@@ -54,7 +58,7 @@ def run(file: Path) -> int:
     return CANNOT_START
 
 
-async def _serve(file: Path, config: Config) -> int:
+async def _serve(file: Path, config: Config, seen: Stamps) -> int:
     stopped, changed = asyncio.Event(), asyncio.Event()
     loop = asyncio.get_running_loop()
 
@@ -71,7 +75,7 @@ async def _serve(file: Path, config: Config) -> int:
     _log.info("ready", listening=sidecar.addresses, brands=sorted(config.brands))
     sys.stdout.write(f"ready: listening on {', '.join(sidecar.addresses)}\n")
     sys.stdout.flush()
-    watching = loop.create_task(_watch(sidecar, file, config, changed), name="watch")
+    watching = loop.create_task(_watch(sidecar, file, seen, changed), name="watch")
     await stopped.wait()
     watching.cancel()
     _log.info("stopping")
@@ -80,9 +84,8 @@ async def _serve(file: Path, config: Config) -> int:
     return 0
 
 
-async def _watch(sidecar: Sidecar, file: Path, config: Config, changed: asyncio.Event) -> None:
+async def _watch(sidecar: Sidecar, file: Path, seen: Stamps, changed: asyncio.Event) -> None:
     """Reload on SIGHUP and on changed files; what is broken is reported, and the old stays in force."""
-    seen = _stamps((file, *config.watched))
     while True:
         try:
             async with asyncio.timeout(LOOK_EVERY):
@@ -91,24 +94,27 @@ async def _watch(sidecar: Sidecar, file: Path, config: Config, changed: asyncio.
             if _stamps(seen) == seen:
                 continue
         changed.clear()
-        seen = _stamps(seen)
+        seen = _stamps(seen)  # before they are read: what changes meanwhile is seen the next time
         try:
+            sidecar.reopen()
             config = await asyncio.to_thread(load_config, file)
             needs_restart = await sidecar.reload(config)
         except ConfigError as error:
-            _log.error(
-                "reload_refused", problems=[str(p) for p in error.problems], remedy="the old is in force"
-            )
+            _refused(*map(str, error.problems))
         except (ValueError, AuditError) as error:
-            _log.error("reload_refused", problems=[str(error)], remedy="the old is in force")
+            _refused(str(error))
+        except Exception as error:  # a defect: its text may be a secret, and the next reload may succeed
+            _refused(f"failed unexpectedly: {type(error).__name__}")
         else:
-            seen = _stamps((file, *config.watched))
+            named = _stamps((file, *config.watched))
+            seen = named | {path: seen[path] for path in named.keys() & seen.keys()}
             _log.info("reloaded", brands=sorted(config.brands), callers=sorted(config.callers))
             if needs_restart:
                 _log.warning("restart_needed", unchanged=needs_restart)
 
 
-Stamps = dict[Path, tuple[int, int, int] | None]
+def _refused(*problems: str) -> None:
+    _log.error("reload_refused", problems=problems, remedy="the old is in force")
 
 
 def _stamps(paths: Iterable[Path]) -> Stamps:

@@ -23,6 +23,7 @@ from tokenvault_sidecar.core.ports import Bearer
 
 _INTERNAL: Final = "the token vault failed unexpectedly: its log says where"
 _OK: Final = "OK"
+_CANCELLED: Final = grpc.StatusCode.CANCELLED.name  # the caller went away, or its deadline was over
 _UNIMPLEMENTED: Final = grpc.StatusCode.UNIMPLEMENTED
 _SERVICES: Final = {
     "grpc.health.v1.Health": Rpc.HEALTH,
@@ -58,7 +59,7 @@ class Guard(grpc.aio.ServerInterceptor):
     def __init__(self, admission: Admission, *, record: Record | None = None, longest: float = 60.0) -> None:
         self.admission = admission
         self._record = record
-        self._longest = longest
+        self.longest = longest
         self._meters: dict[str, Meter] = {}
         self._guarded: dict[str, _Handler] = {}
 
@@ -95,16 +96,19 @@ class Guard(grpc.aio.ServerInterceptor):
                 try:
                     request = parse(data)
                     left = context.time_remaining()
-                    if left is not None and left <= self._longest:
+                    if left is not None and left <= self.longest:
                         answer = await behaviour(request, context)
                     else:
-                        async with asyncio.timeout(self._longest):
+                        async with asyncio.timeout(self.longest):
                             answer = await behaviour(request, context)
                 finally:
                     meter.leave()
                 if self._record is not None:
                     self._record(call, _OK)
                 return serialize(answer)
+            except asyncio.CancelledError:
+                self._note(call, _CANCELLED)
+                raise
             except Exception as error:
                 await self._fail(method, call, context, error)
 
@@ -124,6 +128,9 @@ class Guard(grpc.aio.ServerInterceptor):
                     meter.leave()
                 if self._record is not None:
                     self._record(call, _OK)
+            except asyncio.CancelledError:
+                self._note(call, _CANCELLED)
+                raise
             except Exception as error:
                 await self._fail(method, call, context, error)
 
@@ -166,12 +173,14 @@ class Guard(grpc.aio.ServerInterceptor):
 
     async def _fail(self, method: str, call: CallUnderWay, context: _Context, error: Exception) -> Never:
         """Note the failure, and end the call with its status."""
-        if isinstance(error, grpc.aio.BaseError):
-            raise error  # gRPC's own: the servicer aborted, or the call is over
+        if isinstance(error, grpc.aio.BaseError):  # gRPC's own: the servicer aborted, or the call is over
+            aborted = [code.name for code in grpc.StatusCode if context.code() in (code, code.value[0])]
+            self._note(call, aborted[0] if isinstance(error, grpc.aio.AbortError) and aborted else _CANCELLED)
+            raise error
         if isinstance(error, TimeoutError):
             self._note(call, grpc.StatusCode.DEADLINE_EXCEEDED.name)
             await context.abort(
-                grpc.StatusCode.DEADLINE_EXCEEDED, f"no call may take longer than {self._longest:g} s"
+                grpc.StatusCode.DEADLINE_EXCEEDED, f"no call may take longer than {self.longest:g} s"
             )
         if isinstance(error, NotImplementedError) and context.code() is _UNIMPLEMENTED:
             self._note(call, _UNIMPLEMENTED.name)  # by a generated base class: the servicer lacks this RPC

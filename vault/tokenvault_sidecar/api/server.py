@@ -47,6 +47,7 @@ def build_server(
     tls: TlsFiles,
     *,
     max_connection_age: float,
+    longest_call: float = 60.0,
     health: HealthServicer,
     unix_mode: int = 0o660,
 ) -> tuple[grpc.aio.Server, tuple[str, ...]]:
@@ -54,12 +55,13 @@ def build_server(
 
     `listen` has "host:port", port 0 for any free one, and "unix:/path", a
     socket of mode `unix_mode`; mutual TLS on all of them. A connection is
-    asked to close after `max_connection_age` seconds, so that none outlives
-    a change of certificates for long. To be called with the loop running.
+    asked to close after `max_connection_age` seconds, and closed after
+    `longest_call` more, so that none outlives a change of certificates for
+    long. To be called with the loop running.
     Beside the vault it serves `health`, and reflection, to whom the guard
     lets. Raises CannotListen and TlsFilesInvalid.
     """
-    server = grpc.aio.server(interceptors=(guard,), options=server_options(max_connection_age))
+    server = grpc.aio.server(interceptors=(guard,), options=server_options(max_connection_age, longest_call))
     add_TokenVaultServicer_to_server(servicer, server)
     add_HealthServicer_to_server(health, server)
     enable_server_reflection([SERVICE, HEALTH, REFLECTION], server)
@@ -67,8 +69,8 @@ def build_server(
     return server, bound
 
 
-def server_options(max_connection_age: float) -> list[tuple[str, int]]:
-    """gRPC's channel arguments; `max_connection_age` in seconds."""
+def server_options(max_connection_age: float, longest_call: float = 60.0) -> list[tuple[str, int]]:
+    """gRPC's channel arguments; takes seconds."""
     return [
         ("grpc.so_reuseport", 0),  # a port in use is an error, not shared
         ("grpc.max_receive_message_length", _MAX_REQUEST),
@@ -77,6 +79,8 @@ def server_options(max_connection_age: float) -> list[tuple[str, int]]:
         ("grpc.max_allowed_incoming_connections", _MAX_CONNECTIONS),
         ("grpc.max_concurrent_streams", _MAX_STREAMS),
         ("grpc.max_connection_age_ms", int(max_connection_age * 1000)),
+        # Else a stream without end, as health's Watch is, would hold it open.
+        ("grpc.max_connection_age_grace_ms", int(longest_call * 1000)),
         ("grpc.server_handshake_timeout_ms", 10_000),
         # Ask a silent client whether it is still there; end those that ask us too often.
         ("grpc.keepalive_time_ms", 60_000),

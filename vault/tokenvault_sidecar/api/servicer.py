@@ -12,7 +12,7 @@ from tokenvault.v1.token_vault_pb2_grpc import TokenVaultServicer
 from tokenvault_sidecar.api import requests, responses
 from tokenvault_sidecar.api.calls import CallUnderWay, current_call
 from tokenvault_sidecar.core.delegations import Delegations
-from tokenvault_sidecar.core.model import ContextKind
+from tokenvault_sidecar.core.model import Context
 from tokenvault_sidecar.core.policy import Call, Caller, Policy, Rpc
 from tokenvault_sidecar.core.tokens import Tokens
 
@@ -43,12 +43,13 @@ class Servicer(TokenVaultServicer):
         answer = requests.authorization_response(request)
         Policy.check(caller, Call(Rpc.COMPLETE_DELEGATION))
 
-        def permit(brand: str, kind: ContextKind) -> None:
-            Policy.check(caller, Call(Rpc.COMPLETE_DELEGATION, brand, kind))
+        def permit(brand: str, whose: Context) -> None:
+            call.brand, call.context = brand, whose
+            Policy.check(caller, Call(Rpc.COMPLETE_DELEGATION, brand, whose.kind))
 
-        delegated = await self._delegations.complete(answer, caller=caller.name, permit=permit)
-        call.brand, call.context = delegated.brand, delegated.context
-        return responses.delegated(delegated)
+        return responses.delegated(
+            await self._delegations.complete(answer, caller=caller.name, permit=permit)
+        )
 
     async def GetToken(self, request: pb.GetTokenRequest, context: _Context) -> pb.GetTokenResponse:
         call, caller = _call()

@@ -155,7 +155,7 @@ class Adoption:
         if id_token is None or grant.subject is None:
             return grant
         try:
-            claims = await self._vault.servers[grant.brand].verify_id_token(
+            claims = await self._vault.server(grant.brand).verify_id_token(
                 id_token, nonce=None, now=self._vault.clock()
             )
             if claims.subject != grant.subject:

@@ -157,11 +157,11 @@ class Delegations:
         response: AuthorizationResponse,
         *,
         caller: str,
-        permit: Callable[[str, ContextKind], None],
+        permit: Callable[[str, Context], None],
     ) -> Delegated:
         """Use up the state, exchange the code, keep the tokens. A caller that goes away leaves it to go on.
 
-        `permit` is asked with the delegation's brand and kind, and raises
+        `permit` is asked with the delegation's brand and context, and raises
         PolicyDenied. Raises DelegationFailed in all its kinds,
         ServerUnavailable, ServerMisconfigured, StoreUnavailable: then nothing
         is stored. After ServerUnavailable the same response may be tried
@@ -171,7 +171,7 @@ class Delegations:
         return await asyncio.shield(task)
 
     async def _complete(
-        self, response: AuthorizationResponse, caller: str, permit: Callable[[str, ContextKind], None]
+        self, response: AuthorizationResponse, caller: str, permit: Callable[[str, Context], None]
     ) -> Delegated:
         row = await self._vault.store.get_delegation(self._vault.sealer.state_key(response.state))
         if row is None:
@@ -180,7 +180,7 @@ class Delegations:
         brand = self._vault.brands.get(delegation.brand)
         if brand is None or delegation.caller != caller or delegation.expires_at <= self._vault.clock():
             raise _state_not_found()
-        permit(delegation.brand, delegation.context.kind)
+        permit(delegation.brand, delegation.context)
         self._vault.brand(brand.id, delegation.context.kind)
         server = self._vault.servers[brand.id]
         facts = await server.prepare(keys=_logs_in(delegation))

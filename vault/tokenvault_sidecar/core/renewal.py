@@ -122,11 +122,7 @@ class Renewer:
 
     async def _prepare(self, brand: str) -> None:
         """Have the server's metadata before a lease is taken: failing here is not a redemption."""
-        server = self._vault.servers.get(brand)
-        if server is None:
-            raise ServerMisconfigured(
-                f"brand {brand!r} is no longer configured: its grants wait for its return"
-            )
+        server = self._vault.server(brand)
         with self._vault.gate(brand).watch(proves=False):  # it may come from a cache
             await server.prepare()
 
@@ -170,7 +166,7 @@ class Renewer:
                 raise ServerUnavailable("the machine stalled before a redemption was sent: ask again")
             try:
                 async with asyncio.timeout_at(redemption.until):
-                    return await self._vault.servers[brand].refresh(refresh_token)
+                    return await self._vault.server(brand).refresh(refresh_token)
             except TimeoutError:
                 raise AnswerLost(
                     f"the authorization server of brand {brand!r} "

@@ -117,7 +117,8 @@ class Tokens:
                 if await self._vault.store.forget_context(key, version=None):
                     return Revocation.NOT_FOUND
             elif await self._revoker.forget_row(row):
-                facts = self._vault.servers[brand.id].facts
+                server = self._vault.servers.get(brand.id)
+                facts = server.facts if server else None
                 return Revocation.NOT_SUPPORTED if facts and not facts.revokes else Revocation.QUEUED
 
     async def _renewed(

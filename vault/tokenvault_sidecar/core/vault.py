@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from tokenvault_sidecar.core import lifecycle
 from tokenvault_sidecar.core.background import Background
-from tokenvault_sidecar.core.errors import InvalidRequest
+from tokenvault_sidecar.core.errors import InvalidRequest, ServerMisconfigured
 from tokenvault_sidecar.core.gate import Gate
 from tokenvault_sidecar.core.model import Brand, Context, ContextKind, Grant
 from tokenvault_sidecar.core.ports import AuthorizationServer, Clock, Events, GrantRow, Store
@@ -45,6 +45,15 @@ class Vault:
         if kind is not None and kind not in brand.contexts:
             raise InvalidRequest("context", f"brand {brand_id!r} has {kind} contexts switched off")
         return brand
+
+    def server(self, brand_id: str) -> AuthorizationServer:
+        """The brand's authorization server. Raises ServerMisconfigured where the brand is gone meanwhile."""
+        server = self.servers.get(brand_id)
+        if server is None:
+            raise ServerMisconfigured(
+                f"brand {brand_id!r} is no longer configured: its grants wait for its return"
+            )
+        return server
 
     def context_key(self, brand_id: str, context: Context) -> bytes:
         """The blind row key of a context's grant."""
