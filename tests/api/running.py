@@ -1,6 +1,6 @@
 """A real server with real TLS around the fake use-cases, and callers of it."""
 
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -155,12 +155,12 @@ async def serving(
     listen: Sequence[str] = ("127.0.0.1:0",),
     callers: Iterable[Caller] = CALLERS,
     max_connection_age: float = 3600.0,
-    handlers: Sequence[grpc.GenericRpcHandler] = (),
+    handlers: Mapping[str, Mapping[str, Any]] | None = None,
     admission: Admission | None = None,
     record: Record | None = None,
     longest: float = 60.0,
 ) -> AsyncIterator[Running]:
-    """A server for these callers, with further services in `handlers`."""
+    """A server for these callers; `handlers` are those of further services, by service and method."""
     running = Running(pki, FakeTokens(), FakeDelegations())
     servicer = Servicer(running.delegations, running.tokens)
     server, running.addresses = build_server(
@@ -171,7 +171,8 @@ async def serving(
         max_connection_age=max_connection_age,
         health=HealthServicer(),
     )
-    server.add_generic_rpc_handlers(tuple(handlers))
+    for service, methods in (handlers or {}).items():
+        server.add_registered_method_handlers(service, dict(methods))
     await server.start()
     try:
         yield running

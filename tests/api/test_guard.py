@@ -203,17 +203,16 @@ async def _watch(data: bytes, context: Servicing) -> AsyncIterator[bytes]:
     yield b"leaked"
 
 
-OTHER = grpc.method_handlers_generic_handler(
-    "other.Service",
-    {
+OTHER: dict[str, dict[str, Any]] = {
+    "other.Service": {
         "Who": grpc.unary_unary_rpc_method_handler(_who),
         "Watch": grpc.unary_stream_rpc_method_handler(_watch),
-    },
-)
+    }
+}
 
 
 async def test_other_services_are_for_known_callers_too(pki: Pki) -> None:
-    async with serving(pki, handlers=[OTHER]) as running:
+    async with serving(pki, handlers=OTHER) as running:
         assert await running.raw(pki.bot, "/other.Service/Who", b"") == b"bot"
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await running.raw(pki.bot, "/other.Service/Who", b"abort")
@@ -224,7 +223,7 @@ async def test_other_services_are_for_known_callers_too(pki: Pki) -> None:
 
 
 async def test_a_stream_does_not_slip_by(pki: Pki) -> None:
-    async with serving(pki, handlers=[OTHER]) as running, running.channel(pki.stranger) as channel:
+    async with serving(pki, handlers=OTHER) as running, running.channel(pki.stranger) as channel:
         watch: Any = channel.unary_stream("/other.Service/Watch")
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await anext(aiter(watch(b"", timeout=DEADLINE)))

@@ -8,6 +8,7 @@ import grpc
 import pytest
 
 from tests.api.running import DEADLINE, Pki, Running, consumer, refusal, serving
+from tests.fuzz.http2 import Http2, call_headers, message, tls_context
 from tokenvault.v1 import token_vault_pb2 as pb
 from tokenvault.v1.token_vault_pb2_grpc import TokenVaultStub
 from tokenvault_sidecar.api.server import CannotListen
@@ -113,3 +114,15 @@ async def test_a_connection_does_not_outlive_its_age(pki: Pki) -> None:
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await TokenVaultStub(channel).GetToken(REQUEST, timeout=DEADLINE, wait_for_ready=True)
         assert refusal(caught.value).reason == Reason.GRANT_NOT_FOUND
+
+
+@pytest.mark.parametrize("path", ["/\xff/\xff", "", "*", "/tokenvault.v1.TokenVault/GetToken/", "/a" * 4000])
+async def test_no_path_brings_it_down(running: Running, tmp_path: Path, path: str) -> None:
+    """grpc.aio's own server ends at the first of these."""
+    context = tls_context(running.pki.ca, running.pki.stranger, tmp_path)
+    connection = await Http2.connect(running.addresses[0], context)
+    headers = [(key, path.encode("latin-1") if key == b":path" else value) for key, value in call_headers("")]
+    answer = await connection.call(headers, message(b""))
+    connection.close()
+    assert answer.grpc_status == grpc.StatusCode.UNIMPLEMENTED.value[0]
+    await answers(running, running.addresses[0])

@@ -20,6 +20,7 @@ from tokenvault.v1.token_vault_pb2 import DESCRIPTOR
 from tokenvault.v1.token_vault_pb2_grpc import TokenVaultServicer, add_TokenVaultServicer_to_server
 from tokenvault_sidecar.api.guard import Guard
 from tokenvault_sidecar.api.tls import TlsFiles, server_credentials
+from tokenvault_sidecar.api.unserved import new_server
 
 SERVICE: Final = DESCRIPTOR.services_by_name["TokenVault"].full_name
 """The vault's full name, by which health knows it too."""
@@ -61,7 +62,7 @@ def build_server(
     Beside the vault it serves `health`, and reflection, to whom the guard
     lets. Raises CannotListen and TlsFilesInvalid.
     """
-    server = grpc.aio.server(interceptors=(guard,), options=server_options(max_connection_age, longest_call))
+    server = new_server((guard,), server_options(max_connection_age, longest_call))
     add_TokenVaultServicer_to_server(servicer, server)
     add_HealthServicer_to_server(health, server)
     enable_server_reflection([SERVICE, HEALTH, REFLECTION], server)
