@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypedDict
@@ -19,6 +20,7 @@ from tokenvault import TokenVaultClient
 from tokenvault_sidecar import devkit
 from tokenvault_sidecar.devkit import Development
 
+_COMMAND = (sys.executable, "-P", "-m", "tokenvault_sidecar")
 _READY = "ready: listening on "
 _START_SECONDS = 30.0
 _STOP_SECONDS = 30.0
@@ -53,11 +55,13 @@ class SidecarProcess:
 
     `stdout` and `stderr` are files in the folder `logs`, else the
     configuration's; a further process with the same configuration goes on
-    writing where the last one stopped. One object is one process.
+    writing where the last one stopped. One object is one process. `prefix` is
+    what runs the command in its place, as in ("env", "-i").
     """
 
-    def __init__(self, config: Path, *, logs: Path | None = None) -> None:
+    def __init__(self, config: Path, *, logs: Path | None = None, prefix: Sequence[str] = ()) -> None:
         self.config = config
+        self.prefix = prefix
         self.folder = config.parent
         self.stdout = (logs or self.folder) / "sidecar.stdout"
         self.stderr = (logs or self.folder) / "sidecar.stderr"
@@ -69,7 +73,7 @@ class SidecarProcess:
         with self.stdout.open("ab") as stdout, self.stderr.open("ab") as stderr:
             begin = stdout.tell(), stderr.tell()
             self._process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "tokenvault_sidecar", "serve", "--config", str(self.config)],
+                [*self.prefix, *_COMMAND, "serve", "--config", str(self.config)],
                 stdin=subprocess.DEVNULL,
                 stdout=stdout,
                 stderr=stderr,
