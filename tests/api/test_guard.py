@@ -10,13 +10,16 @@ import grpc
 import pytest
 import structlog
 
-from tests.api.running import BOT, DEADLINE, Pki, Running, consumer, refusal, serving
+from tests.api.running import BOT, CALLERS, DEADLINE, Pki, Running, consumer, refusal, serving
 from tests.fakes.usecases import issued
 from tokenvault.v1 import token_vault_pb2 as pb
 from tokenvault.v1.token_vault_pb2_grpc import TokenVaultStub
 from tokenvault_sidecar.api.calls import current_call
+from tokenvault_sidecar.api.guard import Admission
 from tokenvault_sidecar.core.errors import Reason
+from tokenvault_sidecar.core.limits import Limits
 from tokenvault_sidecar.core.model import Context, ContextKind
+from tokenvault_sidecar.core.policy import Policy
 from tokenvault_sidecar.devkit import Issued
 
 Servicing = grpc.aio.ServicerContext[Any, Any]
@@ -152,6 +155,31 @@ async def _told_of_stream(running: Running, client: Issued, method: str, data: b
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await anext(aiter(call(data, timeout=DEADLINE)))
     return refusal(caught.value).reason
+
+
+@pytest.mark.parametrize("method", [GET_TOKEN, WATCH])
+async def test_a_call_without_a_request_is_invalid(running: Running, method: str) -> None:
+    """gRPC's own servers leave it without an answer."""
+    async with running.channel(running.pki.bot) as channel:
+        call: Any = channel.stream_stream(method)
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await anext(aiter(call(iter(()), timeout=DEADLINE)))
+    assert refusal(caught.value).reason == Reason.INVALID_REQUEST
+
+
+async def test_a_request_that_does_not_come_is_not_waited_for_without_end(pki: Pki) -> None:
+    """It counts as a call under way, and ends as one."""
+    admission = Admission(Policy(CALLERS), {"bot": Limits(concurrency=1)})
+    async with serving(pki, admission=admission, longest=0.5) as running, running.channel(pki.bot) as channel:
+        silent: Any = channel.stream_stream(GET_TOKEN)
+        call = silent()
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await TokenVaultStub(channel).GetToken(REQUEST, timeout=DEADLINE)
+        assert refusal(caught.value).reason == Reason.RATE_LIMITED
+        assert await call.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await TokenVaultStub(channel).GetToken(REQUEST, timeout=DEADLINE)
+        assert refusal(caught.value).reason == Reason.GRANT_NOT_FOUND
 
 
 async def test_a_method_its_servicer_lacks_is_unimplemented(running: Running) -> None:

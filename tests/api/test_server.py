@@ -14,6 +14,7 @@ from tokenvault.v1.token_vault_pb2_grpc import TokenVaultStub
 from tokenvault_sidecar.api.server import CannotListen
 from tokenvault_sidecar.core.errors import Reason
 
+GET_TOKEN = "/tokenvault.v1.TokenVault/GetToken"
 REQUEST = pb.GetTokenRequest(brand_id="acme", context=consumer())
 
 
@@ -101,8 +102,21 @@ async def test_an_impossible_socket_path_is_named(pki: Pki, tmp_path: Path, name
 
 async def test_a_request_of_more_than_64_kib_is_refused(running: Running) -> None:
     with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await running.raw(running.pki.bot, "/tokenvault.v1.TokenVault/GetToken", b"\0" * (64 * 1024 + 1))
+        await running.raw(running.pki.bot, GET_TOKEN, b"\0" * (64 * 1024 + 1))
     assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+@pytest.mark.parametrize("size", [17_000, 1 << 20])
+async def test_metadata_of_more_than_16_kib_is_refused(running: Running, tmp_path: Path, size: int) -> None:
+    """From who does not care for what gRPC's own clients are told in time: until then gRPC lets it pass."""
+    connection = await Http2.connect(
+        running.addresses[0], tls_context(running.pki.ca, running.pki.bot, tmp_path)
+    )
+    headers = [*call_headers(GET_TOKEN), (b"authorization", b"a" * size)]
+    answer = await connection.call(headers, message(REQUEST.SerializeToString()))
+    connection.close()
+    assert answer.grpc_status == grpc.StatusCode.RESOURCE_EXHAUSTED.value[0]
+    assert running.tokens.asked == []
 
 
 async def test_a_connection_does_not_outlive_its_age(pki: Pki) -> None:

@@ -21,6 +21,9 @@ from tokenvault_sidecar.core.limits import Limits, Meter
 from tokenvault_sidecar.core.policy import Call, Caller, Policy, Rpc
 from tokenvault_sidecar.core.ports import Bearer
 
+MAX_METADATA: Final = 16 * 1024
+"""Bytes. gRPC itself lets 16 MiB pass until its client acknowledges the limit (RFC 9113 section 6.5.3)."""
+
 _INTERNAL: Final = "the token vault failed unexpectedly: its log says where"
 _OK: Final = "OK"
 _CANCELLED: Final = grpc.StatusCode.CANCELLED.name  # the caller went away, or its deadline was over
@@ -51,8 +54,9 @@ class Guard(grpc.aio.ServerInterceptor):
     """Admits the caller, then runs the servicer and turns what it raises into a status.
 
     Of all services, not only ours: health and reflection are for those whose
-    policy says so. The request is parsed only once its caller is admitted, and
-    in here, so that a malformed one fails like any other invalid request.
+    policy says so. The request is read only once its caller is admitted and
+    the call accounted for, and parsed in here, so that one that is malformed or
+    never comes fails like any other invalid request.
     `longest` is the longest a call may take, in seconds, whatever its deadline.
     """
 
@@ -74,6 +78,9 @@ class Guard(grpc.aio.ServerInterceptor):
         handler_call_details: grpc.HandlerCallDetails,
     ) -> _Handler | None:
         """The method's handler, guarded. None, which gRPC answers with UNIMPLEMENTED, stays None."""
+        metadata = handler_call_details.invocation_metadata or ()
+        if sum(len(key) + len(value) for key, value in metadata) > MAX_METADATA:
+            return _OVERSIZED
         method = handler_call_details.method
         if method not in self._guarded:
             handler = await continuation(handler_call_details)
@@ -89,18 +96,23 @@ class Guard(grpc.aio.ServerInterceptor):
         parse = _parser(handler.request_deserializer or _as_is)
         serialize = handler.response_serializer or _as_is
 
-        async def unary(data: bytes, context: _Context) -> bytes:
+        async def request_of(context: _Context) -> Any:
+            data = await context.read()
+            if data is grpc.aio.EOF:
+                raise InvalidRequest("request", "is missing")
+            return parse(data)
+
+        async def unary(_: object, context: _Context) -> bytes:
             call = CallUnderWay(name)
             try:
                 meter = await self._enter(call, service, context)
                 try:
-                    request = parse(data)
                     left = context.time_remaining()
                     if left is not None and left <= self.longest:
-                        answer = await behaviour(request, context)
+                        answer = await behaviour(await request_of(context), context)
                     else:
                         async with asyncio.timeout(self.longest):
-                            answer = await behaviour(request, context)
+                            answer = await behaviour(await request_of(context), context)
                 finally:
                     meter.leave()
                 if self._record is not None:
@@ -112,12 +124,13 @@ class Guard(grpc.aio.ServerInterceptor):
             except Exception as error:
                 await self._fail(method, call, context, error)
 
-        async def stream(data: Any, context: _Context) -> None:
+        async def stream(parts: Any, context: _Context) -> None:
             call = CallUnderWay(name)
             try:
                 meter = await self._enter(call, service, context)
                 try:
-                    request = parse(data) if handler.unary_stream else (parse(part) async for part in data)
+                    one = handler.unary_stream is not None
+                    request = await request_of(context) if one else (parse(part) async for part in parts)
                     answers = behaviour(request, context)
                     if isinstance(answers, AsyncIterator):
                         async for answer in answers:
@@ -135,13 +148,8 @@ class Guard(grpc.aio.ServerInterceptor):
                 await self._fail(method, call, context, error)
 
         if handler.unary_unary:
-            return grpc.unary_unary_rpc_method_handler(unary)
-        wrap = (
-            grpc.unary_stream_rpc_method_handler
-            if handler.unary_stream
-            else grpc.stream_stream_rpc_method_handler
-        )
-        return wrap(stream, None, handler.response_serializer)
+            return grpc.stream_unary_rpc_method_handler(unary)
+        return grpc.stream_stream_rpc_method_handler(stream, None, handler.response_serializer)
 
     async def _enter(self, call: CallUnderWay, service: str, context: _Context) -> Meter:
         """Admit the caller, and account for the call. Raises VaultError; else `leave` the meter."""
@@ -209,6 +217,13 @@ def _parser(deserializer: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
             raise InvalidRequest("request", "is not a message of this RPC") from None
 
     return parse
+
+
+async def _refuse_oversized(_: object, context: _Context) -> None:
+    await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, f"more than {MAX_METADATA} bytes of metadata")
+
+
+_OVERSIZED: Final[_Handler] = grpc.stream_unary_rpc_method_handler(_refuse_oversized)
 
 
 def _as_is(data: bytes) -> bytes:

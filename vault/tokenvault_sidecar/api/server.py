@@ -18,7 +18,7 @@ from grpc_reflection.v1alpha.reflection import enable_server_reflection
 
 from tokenvault.v1.token_vault_pb2 import DESCRIPTOR
 from tokenvault.v1.token_vault_pb2_grpc import TokenVaultServicer, add_TokenVaultServicer_to_server
-from tokenvault_sidecar.api.guard import Guard
+from tokenvault_sidecar.api.guard import MAX_METADATA, Guard
 from tokenvault_sidecar.api.tls import TlsFiles, server_credentials
 from tokenvault_sidecar.api.unserved import new_server
 
@@ -31,7 +31,6 @@ HealthStatus = HealthCheckResponse.ServingStatus
 _UNIX: Final = "unix:"
 _MAX_PORT: Final = 65535
 _MAX_REQUEST: Final = 64 * 1024
-_MAX_METADATA: Final = 16 * 1024
 _MAX_CONNECTIONS: Final = 1024
 _MAX_STREAMS: Final = 2000
 _PROBE_SECONDS: Final = 1.0
@@ -75,14 +74,15 @@ def server_options(max_connection_age: float, longest_call: float = 60.0) -> lis
     return [
         ("grpc.so_reuseport", 0),  # a port in use is an error, not shared
         ("grpc.max_receive_message_length", _MAX_REQUEST),
-        ("grpc.max_metadata_size", _MAX_METADATA),
-        ("grpc.absolute_max_metadata_size", _MAX_METADATA),
+        ("grpc.max_metadata_size", MAX_METADATA),
+        ("grpc.absolute_max_metadata_size", MAX_METADATA),
         ("grpc.max_allowed_incoming_connections", _MAX_CONNECTIONS),
         ("grpc.max_concurrent_streams", _MAX_STREAMS),
         ("grpc.max_connection_age_ms", int(max_connection_age * 1000)),
         # Else a stream without end, as health's Watch is, would hold it open.
         ("grpc.max_connection_age_grace_ms", int(longest_call * 1000)),
         ("grpc.server_handshake_timeout_ms", 10_000),
+        ("grpc.http2.settings_timeout", 10_000),  # to acknowledge these limits
         # Ask a silent client whether it is still there; end those that ask us too often.
         ("grpc.keepalive_time_ms", 60_000),
         ("grpc.keepalive_timeout_ms", 20_000),
