@@ -55,7 +55,7 @@ torture: $(STAMP) ## kill sidecars 300 times while they renew, and count what is
 	$(BIN)/python -m tests.torture
 	$(BIN)/python -m tests.torture --sidecars 3 --kills 100
 
-bench: $(STAMP) ## server CPU per GetToken against an empty echo, as a ratio
+bench: $(STAMP) ## GetToken against an empty echo, and while grants are renewed; renewals against a bare client
 	$(BIN)/python -m tests.bench
 
 demo: $(STAMP) ## play the main job through for real, step by step

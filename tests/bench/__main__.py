@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from tests.bench import echo, report, vault
+from tests.bench import echo, renewals, report, vault
 from tests.bench.load import CALLERS, CONNECTIONS, Round
 from tests.bench.measure import Comparison, Plan, Subject, compare
 from tests.bench.processes import Failed, load, server
@@ -29,19 +29,26 @@ def main() -> None:
     parser.add_argument("--grants", type=int, default=100_000, help="grants stored (%(default)s)")
     parser.add_argument("--rounds", type=int, default=12, help="rounds of each side (%(default)s)")
     parser.add_argument("--seconds", type=float, default=1.0, help="a round takes (%(default)s)")
+    parser.add_argument("--only", choices=("get_token", "renewals"), help="measure nothing else")
     parser.add_argument("--output", type=Path, default=Path("build/bench.json"), help="(%(default)s)")
     options = parser.parse_args()
     plans = {name: Plan(options.rounds, options.seconds, rate) for name, rate in PLANS.items()}
     with tempfile.TemporaryDirectory(prefix="tokenvault-bench-", dir=_place(options.grants)) as folder:
         try:
-            found = get_token(Path(folder) / "vault", options.grants, plans)
+            found = (
+                {} if options.only == "renewals" else get_token(Path(folder) / "vault", options.grants, plans)
+            )
+            renewed = None if options.only == "get_token" else _renewals(options.rounds, options.seconds)
         except Failed as problem:
             sys.exit(f"bench: {problem}")
     for name, comparison in found.items():
         print(f"\n{report.table(_title(plans[name]), comparison)}")
+    if renewed:
+        print(f"\n{renewals.tables(renewed)}")
     report.write(
         options.output,
         found,
+        renewed,
         {
             "grants": options.grants,
             "token_bytes": vault.TOKEN_BYTES,
@@ -76,6 +83,18 @@ def get_token(folder: Path, grants: int, plans: Mapping[str, Plan]) -> dict[str,
                     progress=lambda number, ratio: say(f"  round {number:>2}: {ratio:.2f}"),
                 )
             return found
+
+
+def _renewals(rounds: int, seconds: float) -> renewals.Found:
+    """On the disk: what is committed there is synced."""
+    plan = renewals.Plan(
+        read_pairs=max(rounds // 3, 1),
+        read_seconds=3 * seconds,
+        renew_pairs=max(rounds // 2, 1),
+        renewals=round(400 * seconds),
+    )
+    with tempfile.TemporaryDirectory(prefix="tokenvault-bench-") as folder:
+        return renewals.measure(Path(folder) / "vault", plan, _progress())
 
 
 def _place(grants: int) -> Path | None:

@@ -9,6 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from tests.bench.measure import Comparison, Figures
+from tests.bench.renewals import Found
 
 
 def table(title: str, comparison: Comparison) -> str:
@@ -34,10 +35,13 @@ def _row(figures: Figures) -> str:
     )
 
 
-def write(file: Path, comparisons: Mapping[str, Comparison], conditions: Mapping[str, int]) -> None:
+def write(
+    file: Path, comparisons: Mapping[str, Comparison], renewals: Found | None, conditions: Mapping[str, int]
+) -> None:
     """For machines: the comparisons by name, and under what conditions they were made."""
     document = {
         "comparisons": {name: asdict(comparison) for name, comparison in comparisons.items()},
+        "renewals": asdict(renewals) if renewals else None,
         "conditions": dict(conditions),
         "machine": {
             "cores": os.cpu_count(),

@@ -15,7 +15,7 @@ def test_it_measures_both_sides_and_writes_what_it_found(tmp_path: Path) -> None
         [sys.executable, "-W", "error", "-m", "tests.bench", *options],
         capture_output=True,
         text=True,
-        timeout=90,
+        timeout=120,
         check=False,
     )
     assert done.returncode == 0, done.stderr
@@ -31,6 +31,13 @@ def test_it_measures_both_sides_and_writes_what_it_found(tmp_path: Path) -> None
             assert 0 < side["p50_us"] <= side["p99_us"]
             assert side["cpu_us"] > 0
             assert f"{side['cpu_us']:.0f} µs" in done.stdout
+    renewals = found["renewals"]
+    latency, rate = renewals["latency"], renewals["throughput"]
+    assert latency["renewed"] > 0
+    assert f"while {latency['renewals_per_second']:.0f} grants a second are renewed" in done.stdout
+    assert 0 < latency["p50_us"] <= latency["p99_us"]
+    assert rate["ratio"] > 0
+    assert f"the core {rate['per_second']:,.0f}/s" in done.stdout
 
 
 def test_percentiles() -> None:

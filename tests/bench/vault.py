@@ -19,27 +19,28 @@ BRAND = "acme"
 TOKEN_BYTES = 2048
 _LIFE = 3600.0
 _BATCH = 1000
+NOWHERE = "http://127.0.0.1:9"
 _CHANGES = {
     "[server]": 'log_level = "warning"',
-    # Given these, nothing is asked of the authorization server, which is not there.
+    # Given these, nothing is asked of the authorization server but tokens.
     f"[brands.{BRAND}]": """
-authorization_endpoint = "http://127.0.0.1:9/authorize"
-token_endpoint = "http://127.0.0.1:9/token"
-jwks_uri = "http://127.0.0.1:9/jwks"
+authorization_endpoint = "$server/authorize"
+token_endpoint = "$server/token"
+jwks_uri = "$server/jwks"
 """,
     # All the load is one caller's.
     "[callers.bot]": "limits = { rate = 1e6, burst = 1000000 }",
 }
 
 
-def configure(directory: Path) -> Path:
+def configure(directory: Path, authorization_server: str = NOWHERE) -> Path:
     """Make what a sidecar needs, on a port of its own choice; its configuration."""
     *_, path = devkit.init(directory, devkit.Development(brand=BRAND, listen=("127.0.0.1:0",)))
     text = path.read_text()
     for table, keys in _CHANGES.items():
         assert f"{table}\n" in text
         text = text.replace(f"{table}\n", f"{table}\n{keys}\n")
-    path.write_text(text)
+    path.write_text(text.replace("$server", authorization_server))
     return path
 
 
@@ -50,8 +51,8 @@ async def fill(config: Config, grants: int) -> None:
     try:
         sealer = Sealer(await open_keyring(store, read_kek(config.keys.kek_file.path), now))
         for first in range(0, grants, _BATCH):
-            rows = [_row(sealer, number, now) for number in range(first, min(first + _BATCH, grants))]
-            added = await asyncio.gather(*(store.put_grant(row, replaces=None) for row in rows))
+            rows = [row(sealer, number, now) for number in range(first, min(first + _BATCH, grants))]
+            added = await asyncio.gather(*(store.put_grant(new, replaces=None) for new in rows))
             assert all(added)
     finally:
         await store.close()
@@ -63,7 +64,8 @@ def request(number: int) -> bytes:
     return pb.GetTokenRequest(brand_id=BRAND, context=context).SerializeToString()
 
 
-def _row(sealer: Sealer, number: int, now: float) -> GrantRow:
+def row(sealer: Sealer, number: int, now: float) -> GrantRow:
+    """One of them as it is stored, its token issued `now`."""
     grant = Grant(
         brand=BRAND,
         kind=ContextKind.CONSUMER,
