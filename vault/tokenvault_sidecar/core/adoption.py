@@ -60,8 +60,9 @@ class Adoption:
             current = await self._vault.store.get_grant(row.key)
             if current is None or current.version != row.version:
                 return current
-            # reads may have kept the session alive meanwhile
-            grant = replace(renewed, session=self._vault.sealer.open_grant(current).session)
+            grant = renewed
+            if current.sealed != row.sealed:  # reads have kept the session alive meanwhile
+                grant = replace(renewed, session=self._vault.sealer.open_grant(current).session)
             new = self._vault.row(row.key, grant)
             stored = await self._vault.store.put_grant(new, replaces=row.version, owner=redemption.owner)
             return grant if stored else current

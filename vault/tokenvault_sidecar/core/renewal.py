@@ -86,15 +86,16 @@ class Renewer:
             if row.attempt.leased:
                 await self._peer(row)
                 continue
-            await self._check(row, rejected=rejected)
+            grant = self._vault.sealer.open_grant(row)
+            await self._check(row, grant, rejected=rejected)
             # The slot comes first: a lease is held for one request, not for a queue.
             async with self._vault.gate(row.brand).slot(background=background):
                 await self._prepare(row.brand)
-                redemption = await self._begin(row, rejected=rejected)
+                redemption = await self._begin(row, grant, rejected=rejected)
                 if redemption is None:  # somebody was faster
                     continue
-                grant, answer = await self._redeem(redemption)
-            return await self._adoption.take_id_token(key, grant, answer)
+                renewed, answer = await self._redeem(redemption)
+            return await self._adoption.take_id_token(key, renewed, answer)
 
     async def _peer(self, row: GrantRow) -> None:
         """Wait while another process redeems this version, until its result is there or its lease is over."""
@@ -106,9 +107,8 @@ class Renewer:
                 return
             pause = min(pause * 1.5, 0.2)
 
-    async def _check(self, row: GrantRow, *, rejected: bool) -> Grant:
-        """The grant, where its refresh token may be redeemed now; raises where it may not."""
-        grant = self._vault.sealer.open_grant(row)
+    async def _check(self, row: GrantRow, grant: Grant, *, rejected: bool) -> None:
+        """Raises where the refresh token may not be redeemed now."""
         now = self._vault.clock()
         if lifecycle.renewable(grant, now) is not lifecycle.Renewable.YES:
             raise ConsentRequired(f"brand {row.brand!r}: the grant cannot be renewed: challenge the consumer")
@@ -118,7 +118,6 @@ class Renewer:
             raise await self._adoption.lost(row, grant)
         if redeem.wait:
             raise _backing_off(row, redeem.wait)
-        return grant
 
     async def _prepare(self, brand: str) -> None:
         """Have the server's metadata before a lease is taken: failing here is not a redemption."""
@@ -126,9 +125,9 @@ class Renewer:
         with self._vault.gate(brand).watch(proves=False):  # it may come from a cache
             await server.prepare()
 
-    async def _begin(self, row: GrantRow, *, rejected: bool) -> Redemption | None:
+    async def _begin(self, row: GrantRow, grant: Grant, *, rejected: bool) -> Redemption | None:
         """Lease the row, or None where somebody was faster. Raises where it may not be redeemed now."""
-        grant = await self._check(row, rejected=rejected)
+        await self._check(row, grant, rejected=rejected)
         owner = self._vault.new_id()
         until = asyncio.get_running_loop().time() + self._settings.deadline  # from before the lease
         leased = await self._vault.store.acquire_lease(
