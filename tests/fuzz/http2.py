@@ -3,6 +3,7 @@
 import asyncio
 import ssl
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -120,12 +121,8 @@ class Http2:
         await self.flush()
         if end == "reset":
             return Answer(ended_by="us")
-        try:
-            async with asyncio.timeout(DEADLINE):
-                return await self._answer(stream)
-        finally:
-            if not self.alive:
-                self.writer.close()
+        async with asyncio.timeout(DEADLINE):
+            return await self._answer(stream)
 
     async def _answer(self, stream: int) -> Answer:
         http_status = None
@@ -153,8 +150,11 @@ class Http2:
                         return Answer(http_status=http_status, ended_by=f"reset {event.error_code}")
                     case h2.events.StreamEnded(stream_id=of) if of == stream:
                         return Answer(http_status=http_status, ended_by="its end")
-                    case h2.events.DataReceived(flow_controlled_length=length):
-                        self.h2.acknowledge_received_data(length or 1, event.stream_id)
+                    case h2.events.DataReceived(stream_id=of) if of == stream:
+                        with suppress(h2.exceptions.StreamClosedError):
+                            self.h2.reset_stream(stream)  # it may go on without end
+                        await self.flush()
+                        return Answer(0, "", http_status, "its first message")
             await self.flush()
 
     def close(self) -> None:

@@ -2,7 +2,8 @@
 
 import logging
 import sys
-from typing import Final
+from contextlib import suppress
+from typing import Final, TextIO, cast
 
 import structlog
 
@@ -31,6 +32,7 @@ _OUTCOMES: Final = {
 
 def configure_logging(level: str, form: str) -> None:
     """Set structlog up. `level` is the least that is logged; `form` is "json" or "console"."""
+    logging.getLogger("grpc._cython.cygrpc").addFilter(_tells_no_metadata)
     renderer: structlog.typing.Processor = (
         structlog.processors.JSONRenderer()
         if form == "json"
@@ -44,9 +46,26 @@ def configure_logging(level: str, form: str) -> None:
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=structlog.PrintLoggerFactory(cast(TextIO, _Stderr())),
         cache_logger_on_first_use=True,
     )
+
+
+class _Stderr:
+    """Standard error, which may be a file on a full disk or a broken pipe: no call fails for that."""
+
+    def write(self, text: str) -> None:
+        with suppress(OSError):
+            sys.stderr.write(text)
+
+    def flush(self) -> None:
+        with suppress(OSError):
+            sys.stderr.flush()
+
+
+def _tells_no_metadata(record: logging.LogRecord) -> bool:
+    """gRPC logs what it cannot decode, and that may be a token."""
+    return not str(record.msg).startswith("Invalid encoding on")
 
 
 class LogEvents:
