@@ -6,6 +6,7 @@ from functools import partial
 
 from tokenvault_sidecar.core.errors import VaultError
 from tokenvault_sidecar.core.gate import BACKGROUND_SLOTS
+from tokenvault_sidecar.core.model import Grant
 from tokenvault_sidecar.core.renewal import Renewer
 from tokenvault_sidecar.core.revocation import Revoker
 from tokenvault_sidecar.core.vault import Vault
@@ -15,6 +16,9 @@ PURGE_BATCH = 200
 
 LOOK = 1.0
 """Seconds between two looks for grants that are due, spread by jitter."""
+
+LEISURE = 0.02
+"""Seconds between the starts of two renewals that are due just now; less, the longer they have been."""
 
 SKIPPED_FOR = 60.0
 """Seconds for which a due grant that could not be renewed makes way for others."""
@@ -49,13 +53,17 @@ class Housekeeping:
         await self._vault.store.purge_delegations(now)
         rows = await self._vault.store.ended_grants(now, limit=PURGE_BATCH)
         for row in rows:
-            await self._revoker.forget_row(row)
+            await self._revoker.forget(row)
         if rows:
             self._vault.events("purged", grants=len(rows))
         return len(rows)
 
     async def renew(self, brand: str) -> int:
-        """Renew some of the brand's grants that are due; how many were renewed."""
+        """Renew some of the brand's grants that are due; how many were renewed.
+
+        Not all at once: in between, calls are served. At a steady rate the
+        starts come to be spread evenly, each less than a LOOK late.
+        """
         now = self._vault.clock()
         skipped = {key: until for key, until in self._skipped.get(brand, {}).items() if until > now}
         self._skipped[brand] = skipped
@@ -63,7 +71,10 @@ class Housekeeping:
             return 0
         rows = await self._vault.store.due_grants(now, brand=brand, limit=BACKGROUND_SLOTS + len(skipped))
         due = [row for row in rows if row.key not in skipped][:BACKGROUND_SLOTS]
-        flights = {row.key: self._renewer.renew_soon(row.key, row.version, background=True) for row in due}
+        flights: dict[bytes, asyncio.Task[Grant]] = {}
+        for row in due:
+            flights[row.key] = self._renewer.renew_soon(row.key, row.version, background=True)
+            await asyncio.sleep(leisure(now - (row.renew_at or now)))
         if flights:
             await asyncio.wait(flights.values())
         failed = [key for key, flight in flights.items() if flight.exception() is not None]
@@ -83,3 +94,8 @@ class Housekeeping:
                 done = 0
             if not done:
                 await asyncio.sleep(pause())
+
+
+def leisure(late: float) -> float:
+    """Seconds until the next start, after one that is so many seconds late."""
+    return LEISURE * max(1 - late / LOOK, 0.0)
