@@ -20,7 +20,9 @@ from tokenvault import TokenVaultClient
 from tokenvault_sidecar import devkit
 from tokenvault_sidecar.devkit import Development
 
-_COMMAND = (sys.executable, "-P", "-m", "tokenvault_sidecar")
+COMMAND = (sys.executable, "-P", "-m", "tokenvault_sidecar")
+"""The `tokenvault` command."""
+
 _READY = "ready: listening on "
 _START_SECONDS = 30.0
 _STOP_SECONDS = 30.0
@@ -73,7 +75,7 @@ class SidecarProcess:
         with self.stdout.open("ab") as stdout, self.stderr.open("ab") as stderr:
             begin = stdout.tell(), stderr.tell()
             self._process = subprocess.Popen(
-                [*self.prefix, *_COMMAND, "serve", "--config", str(self.config)],
+                [*self.prefix, *COMMAND, "serve", "--config", str(self.config)],
                 stdin=subprocess.DEVNULL,
                 stdout=stdout,
                 stderr=stderr,
