@@ -6,6 +6,7 @@ A store's test module subclasses `StoreConformance` and gives it a fixture `stan
 import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import pytest
 
@@ -195,6 +196,53 @@ class GrantConformance:
         await stand.store.put_grant(row, replaces=None)
         assert not await stand.store.touch_grant(replace(row, version="v2", sealed=b"newer"))
         assert await stand.store.get_grant(row.key) == row
+
+    async def test_what_was_read_is_what_is_changed(self, stand: Stand) -> None:
+        """With `was`, a row that was sealed anew since is not touched, leased or forgotten."""
+        row = grant_row()
+        await stand.store.put_grant(row, replaces=None)
+        newer = replace(row, sealed=b"newer")
+        assert await stand.peer.touch_grant(newer, was=row.sealed)
+        assert not await stand.store.touch_grant(replace(row, sealed=b"older"), was=row.sealed)
+        claim = partial(
+            stand.store.acquire_lease, row.key, version="v1", unanswered=0, owner="me", seconds=LEASE
+        )
+        assert not await claim(was=row.sealed)
+        assert not await stand.store.forget_context(row.key, version=row.version, was=row.sealed)
+        assert await stand.store.get_grant(row.key) == newer
+        assert await claim(was=newer.sealed)
+        assert await stand.store.forget_context(row.key, version=row.version, was=newer.sealed)
+
+    async def test_a_grant_completes_a_taken_delegation_or_is_not_written(self, stand: Stand) -> None:
+        row, pending = grant_row(), delegation_row()
+        assert not await stand.store.put_grant(row, replaces=None, completes=pending.key)
+        await stand.store.put_delegation(pending)
+        assert not await stand.store.put_grant(row, replaces=None, completes=pending.key)
+        assert await stand.store.take_delegation(pending.key)
+        assert await stand.peer.get_delegation(pending.key) is None
+        assert await stand.peer.is_taken(pending.key)
+        assert await stand.store.put_grant(row, replaces=None, completes=pending.key)
+        assert not await stand.peer.is_taken(pending.key)
+        assert await stand.peer.get_grant(row.key) == row
+
+    async def test_a_grant_that_is_not_written_leaves_the_delegation_taken(self, stand: Stand) -> None:
+        row, pending = grant_row(), delegation_row()
+        await stand.store.put_grant(row, replaces=None)
+        await stand.store.put_delegation(pending)
+        await stand.store.take_delegation(pending.key)
+        assert not await stand.store.put_grant(row, replaces=None, completes=pending.key)
+        assert await stand.store.is_taken(pending.key)
+
+    async def test_a_delegation_is_given_back_once(self, stand: Stand) -> None:
+        pending = delegation_row()
+        assert not await stand.store.give_back_delegation(pending.key)
+        await stand.store.put_delegation(pending)
+        assert not await stand.store.give_back_delegation(pending.key)
+        await stand.store.take_delegation(pending.key)
+        assert await stand.peer.give_back_delegation(pending.key)
+        assert not await stand.store.give_back_delegation(pending.key)
+        assert await stand.store.get_delegation(pending.key) == pending
+        assert await stand.store.take_delegation(pending.key)
 
     async def test_due_grants_are_the_brands_soonest_first(self, stand: Stand) -> None:
         for number, due in ((1, NOW - 1.0), (2, NOW - 3.0), (3, NOW - 2.0), (4, NOW + 1.0), (5, None)):

@@ -8,11 +8,13 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 from tests.core.world import ALICE, CHAT, REDIRECT, World, permit_all
+from tests.fakes.memory_store import MemoryStore
 from tests.fakes.server import lost
 from tokenvault_sidecar.core.delegations import AuthorizationResponse
 from tokenvault_sidecar.core.errors import (
     AuthorizationDenied,
     CodeRejected,
+    GrantNotFound,
     InvalidIdToken,
     InvalidRequest,
     IssuerMismatch,
@@ -270,6 +272,36 @@ async def test_invalidate_voids_pending_delegations_of_that_context_only(world: 
     with pytest.raises(StateNotFound):
         await world.complete(mine)
     await world.complete(other)
+
+
+async def test_invalidate_while_a_delegation_completes_leaves_no_grant(world: World) -> None:
+    world.server.gate = asyncio.Event()
+    response = world.server.login(await world.challenge(ALICE))
+    call = asyncio.create_task(world.delegations.complete(response, caller="bot", permit=permit_all))
+    await asyncio.sleep(0.01)
+    gate, world.server.gate = world.server.gate, None
+    await world.tokens.invalidate("acme", ALICE)
+    gate.set()
+    with pytest.raises(StateNotFound):
+        await call
+    await world.settle()
+    assert await world.row_of() is None
+    assert not any(world.server.answers(token) for token in world.server.access_tokens)
+
+
+async def test_a_moved_context_key_moves_no_token(world: World) -> None:
+    """Whoever can write the file points Alice's pending delegation at Mallory's row."""
+    mallory = Context(ContextKind.CONSUMER, "mallory")
+    response = world.server.login(await world.challenge(ALICE))
+    assert isinstance(world.store, MemoryStore)
+    (key,) = world.store.delegations
+    row = world.store.delegations[key]
+    theirs = world.vault.context_key("acme", mallory)
+    world.store.delegations[key] = replace(row, context_key=theirs)
+    await world.delegations.complete(response, caller="bot", permit=permit_all)
+    with pytest.raises(GrantNotFound):
+        await world.get(mallory)
+    assert (await world.get(ALICE)).access_token
 
 
 async def test_a_delegation_of_a_brand_no_longer_configured(world: World) -> None:

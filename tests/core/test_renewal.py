@@ -285,10 +285,17 @@ class BrokenStore(MemoryStore):
         super().__init__(lease_clock=lambda: self.lease_clock())
         self.broken = False
 
-    async def put_grant(self, row: GrantRow, *, replaces: str | None, owner: str | None = None) -> bool:
+    async def put_grant(
+        self,
+        row: GrantRow,
+        *,
+        replaces: str | None,
+        owner: str | None = None,
+        completes: bytes | None = None,
+    ) -> bool:
         if self.broken:
             raise StoreUnavailable("the disk is full")
-        return await super().put_grant(row, replaces=replaces, owner=owner)
+        return await super().put_grant(row, replaces=replaces, owner=owner, completes=completes)
 
 
 async def test_a_late_answer_resurrects_nothing(world: World) -> None:
@@ -318,6 +325,66 @@ async def test_a_late_answer_overwrites_no_new_delegation(world: World) -> None:
     await world.settle()
     assert (await world.get()).version == renewed
     assert [hint for hint, _ in world.server.revoked] == ["access_token"]
+
+
+async def test_a_late_answer_judges_no_later_delegation(world: World) -> None:
+    """Alice's renewal hangs, the context is invalidated, Bob delegates: Alice's answer is not about Bob."""
+    world.server.gate = asyncio.Event()
+    expire(world)
+    call = asyncio.create_task(world.get())
+    await until(lambda: bool(world.server.requests))
+    gate, world.server.gate = world.server.gate, None
+    await world.tokens.invalidate("acme", ALICE)
+    await world.delegate(ALICE, account="bob")
+    bobs = await world.get(include_id_token=True)
+    gate.set()
+    assert (await call).version == bobs.version
+    await world.settle()
+    assert await world.get(include_id_token=True) == bobs
+    assert "foreign_subject" not in world.events.outcomes("renewal")
+
+
+async def test_a_read_that_keeps_alive_restores_no_refused_refresh_token(world: World) -> None:
+    stale = await world.vault.grant(world.vault.context_key("acme", ALICE))
+    assert stale is not None
+    for family in world.server.refresh_tokens.values():
+        family.alive = False
+    world.clock.advance(200)
+    with pytest.raises(ConsentRequired):
+        await world.get(min_ttl=120)
+    assert not await world.store.touch_grant(stale[0], was=stale[0].sealed)
+    world.tokens._keep_alive(stale[0].key, stale[1], world.clock())
+    await world.settle()
+    grant = await world.vault.grant(stale[0].key)
+    assert grant is not None
+    assert grant[1].tokens.refresh_token is None
+    assert grant[1].session is not None
+    assert grant[1].session.last_used_at == world.clock()
+
+
+async def test_a_session_kept_alive_meanwhile_is_not_purged(world: World) -> None:
+    world.clock.advance(1801)
+    (row,) = await world.store.ended_grants(world.clock(), limit=10)
+    grant = world.vault.sealer.open_grant(row)
+    assert grant.session is not None
+    alive = replace(grant, session=replace(grant.session, last_used_at=world.clock()))
+    await world.store.touch_grant(world.vault.row(row.key, alive))
+    assert not await world.revoker.forget(row)
+    assert await world.row_of() is not None
+
+
+async def test_a_degraded_answer_is_none_that_was_invalidated_meanwhile(world: World) -> None:
+    world.clock.advance(200)
+    world.server.gate = asyncio.Event()
+    world.server.faults.append(ServerUnavailable("503"))
+    call = asyncio.create_task(world.get(min_ttl=120))
+    await until(lambda: bool(world.server.requests))
+    gate, world.server.gate = world.server.gate, None
+    await world.tokens.invalidate("acme", ALICE)
+    world.server.faults.appendleft(ServerUnavailable("503"))
+    gate.set()
+    with pytest.raises((ServerUnavailable, GrantNotFound)):
+        await call
 
 
 async def test_a_sidecar_that_slept_past_its_lease_does_not_overwrite(world: World) -> None:

@@ -16,6 +16,7 @@ class MemoryStore:
         self.down = False
         self.grants: dict[bytes, GrantRow] = {}
         self.delegations: dict[bytes, DelegationRow] = {}
+        self.taken: set[bytes] = set()
         self.revocations: dict[str, RevocationRow] = {}
         self.keys: list[WrappedKey] = []
         self._leases: dict[bytes, tuple[str, float]] = {}
@@ -25,17 +26,28 @@ class MemoryStore:
         await self._turn()
         return self._seen(self.grants[key]) if key in self.grants else None
 
-    async def put_grant(self, row: GrantRow, *, replaces: str | None, owner: str | None = None) -> bool:
+    async def put_grant(
+        self,
+        row: GrantRow,
+        *,
+        replaces: str | None,
+        owner: str | None = None,
+        completes: bytes | None = None,
+    ) -> bool:
         await self._turn()
         if self._version(row.key) != replaces or (owner is not None and not self._owns(row.key, owner)):
             return False
+        if completes is not None:
+            if completes not in self.delegations or completes not in self.taken:
+                return False
+            del self.delegations[completes]
         self.grants[row.key] = replace(row, attempt=replace(row.attempt, leased=False))
         self._leases.pop(row.key, None)
         return True
 
-    async def touch_grant(self, row: GrantRow) -> bool:
+    async def touch_grant(self, row: GrantRow, *, was: bytes | None = None) -> bool:
         await self._turn()
-        if self._version(row.key) != row.version:
+        if self._version(row.key) != row.version or self._resealed(row.key, was):
             return False
         self.grants[row.key] = replace(
             self.grants[row.key], sealed=row.sealed, purge_at=row.purge_at, renew_at=row.renew_at
@@ -43,10 +55,15 @@ class MemoryStore:
         return True
 
     async def forget_context(
-        self, key: bytes, *, version: str | None, revocations: Sequence[RevocationRow] = ()
+        self,
+        key: bytes,
+        *,
+        version: str | None,
+        was: bytes | None = None,
+        revocations: Sequence[RevocationRow] = (),
     ) -> bool:
         await self._turn()
-        if self._version(key) != version:
+        if self._version(key) != version or self._resealed(key, was):
             return False
         self._queue(revocations)
         self.grants.pop(key, None)
@@ -55,10 +72,17 @@ class MemoryStore:
         return True
 
     async def acquire_lease(
-        self, key: bytes, *, version: str, unanswered: int, owner: str, seconds: float
+        self,
+        key: bytes,
+        *,
+        version: str,
+        unanswered: int,
+        owner: str,
+        seconds: float,
+        was: bytes | None = None,
     ) -> bool:
         await self._turn()
-        if self._version(key) != version or self._leased(key):
+        if self._version(key) != version or self._leased(key) or self._resealed(key, was):
             return False
         row = self.grants[key]
         if row.attempt.unanswered != unanswered:
@@ -100,11 +124,25 @@ class MemoryStore:
 
     async def get_delegation(self, key: bytes) -> DelegationRow | None:
         await self._turn()
-        return self.delegations.get(key)
+        return None if key in self.taken else self.delegations.get(key)
 
     async def take_delegation(self, key: bytes) -> bool:
         await self._turn()
-        return self.delegations.pop(key, None) is not None
+        if key not in self.delegations or key in self.taken:
+            return False
+        self.taken.add(key)
+        return True
+
+    async def is_taken(self, key: bytes) -> bool:
+        await self._turn()
+        return key in self.delegations and key in self.taken
+
+    async def give_back_delegation(self, key: bytes) -> bool:
+        await self._turn()
+        if key not in self.delegations or key not in self.taken:
+            return False
+        self.taken.discard(key)
+        return True
 
     async def purge_delegations(self, now: float) -> int:
         await self._turn()
@@ -154,6 +192,9 @@ class MemoryStore:
         await asyncio.sleep(0)
         if self.down:
             raise StoreUnavailable("the store cannot be used: its disk is full, free space", retry_after=1.0)
+
+    def _resealed(self, key: bytes, was: bytes | None) -> bool:
+        return was is not None and self.grants[key].sealed != was
 
     def _version(self, key: bytes) -> str | None:
         return self.grants[key].version if key in self.grants else None

@@ -53,13 +53,14 @@ _REPLACE_GRANT = """
 """
 _TOUCH_GRANT = """
     UPDATE grants SET sealed = :sealed, purge_at = :purge_at, renew_at = :renew_at
-    WHERE key = :key AND version = :version
+    WHERE key = :key AND version = :version AND (:was IS NULL OR sealed = :was)
 """
 _ACQUIRE_LEASE = f"""
     UPDATE grants
     SET lease_owner = :owner, lease_boot = :boot, lease_until = :clock + :seconds,
         unanswered = unanswered + 1
-    WHERE key = :key AND version = :version AND unanswered = :unanswered AND NOT {_LEASED}
+    WHERE key = :key AND version = :version AND (:was IS NULL OR sealed = :was)
+      AND unanswered = :unanswered AND NOT {_LEASED}
 """  # noqa: S608 constants only
 _RELEASE_LEASE = """
     UPDATE grants
@@ -67,9 +68,13 @@ _RELEASE_LEASE = """
         lease_owner = NULL, lease_boot = NULL, lease_until = NULL
     WHERE key = :key AND lease_owner = :owner
 """
-_SELECT_DELEGATION = """
-    SELECT key, context_key, brand, kind, expires_at, sealed FROM delegations WHERE key = ?
+_DELETE_GRANT = """
+    DELETE FROM grants WHERE key = :key AND version = :version AND (:was IS NULL OR sealed = :was)
 """
+_SELECT_DELEGATION = """
+    SELECT key, context_key, brand, kind, expires_at, sealed FROM delegations WHERE key = ? AND NOT taken
+"""
+_IS_TAKEN = "SELECT 1 FROM delegations WHERE key = ? AND taken"
 _INSERT_DELEGATION = """
     INSERT INTO delegations (key, context_key, brand, kind, expires_at, sealed) VALUES (?, ?, ?, ?, ?, ?)
 """
@@ -142,25 +147,45 @@ class SqliteStore:
         rows = self._read(_GET_GRANT, (key,))
         return self._grant(rows[0]) if rows else None
 
-    async def put_grant(self, row: GrantRow, *, replaces: str | None, owner: str | None = None) -> bool:
-        values = _grant_values(row) | {"replaces": replaces, "owner": owner}
-        if replaces is not None:
-            return await self._change(_REPLACE_GRANT, values)
-        if owner is not None:  # where no row is, no lease is
+    async def put_grant(
+        self,
+        row: GrantRow,
+        *,
+        replaces: str | None,
+        owner: str | None = None,
+        completes: bytes | None = None,
+    ) -> bool:
+        if replaces is None and owner is not None:  # where no row is, no lease is
             return False
-        return await self._change(_INSERT_GRANT, values)
+        values = _grant_values(row) | {"replaces": replaces, "owner": owner}
+        sql = _INSERT_GRANT if replaces is None else _REPLACE_GRANT
 
-    async def touch_grant(self, row: GrantRow) -> bool:
-        return await self._change(_TOUCH_GRANT, _grant_values(row))
+        def put(connection: Connection) -> bool:
+            if completes is not None and not connection.execute(_IS_TAKEN, (completes,)).fetchall():
+                return False
+            written = _change(connection, sql, values) == 1
+            if written and completes is not None:
+                _change(connection, "DELETE FROM delegations WHERE key = ?", (completes,))
+            return written
+
+        return await self._writer.write(put)
+
+    async def touch_grant(self, row: GrantRow, *, was: bytes | None = None) -> bool:
+        return await self._change(_TOUCH_GRANT, _grant_values(row) | {"was": was})
 
     async def forget_context(
-        self, key: bytes, *, version: str | None, revocations: Sequence[RevocationRow] = ()
+        self,
+        key: bytes,
+        *,
+        version: str | None,
+        was: bytes | None = None,
+        revocations: Sequence[RevocationRow] = (),
     ) -> bool:
         def forget(connection: Connection) -> bool:
             if version is None:
                 if connection.execute("SELECT 1 FROM grants WHERE key = ?", (key,)).fetchall():
                     return False
-            elif not _change(connection, "DELETE FROM grants WHERE key = ? AND version = ?", (key, version)):
+            elif not _change(connection, _DELETE_GRANT, {"key": key, "version": version, "was": was}):
                 return False
             connection.execute("DELETE FROM delegations WHERE context_key = ?", (key,))
             connection.executemany(_INSERT_REVOCATION, map(_revocation_values, revocations))
@@ -169,9 +194,22 @@ class SqliteStore:
         return await self._writer.write(forget)
 
     async def acquire_lease(
-        self, key: bytes, *, version: str, unanswered: int, owner: str, seconds: float
+        self,
+        key: bytes,
+        *,
+        version: str,
+        unanswered: int,
+        owner: str,
+        seconds: float,
+        was: bytes | None = None,
     ) -> bool:
-        values = {"version": version, "unanswered": unanswered, "owner": owner, "seconds": seconds}
+        values = {
+            "version": version,
+            "unanswered": unanswered,
+            "owner": owner,
+            "seconds": seconds,
+            "was": was,
+        }
         # The clock is read under the lock: waiting for it may have taken a while.
         return await self._writer.write(
             lambda connection: _change(connection, _ACQUIRE_LEASE, self._lease_time(key=key) | values) == 1
@@ -198,7 +236,13 @@ class SqliteStore:
         return _delegation(rows[0]) if rows else None
 
     async def take_delegation(self, key: bytes) -> bool:
-        return await self._change("DELETE FROM delegations WHERE key = ?", (key,))
+        return await self._change("UPDATE delegations SET taken = 1 WHERE key = ? AND NOT taken", (key,))
+
+    async def is_taken(self, key: bytes) -> bool:
+        return bool(self._read(_IS_TAKEN, (key,)))
+
+    async def give_back_delegation(self, key: bytes) -> bool:
+        return await self._change("UPDATE delegations SET taken = 0 WHERE key = ? AND taken", (key,))
 
     async def purge_delegations(self, now: float) -> int:
         return await self._writer.write(

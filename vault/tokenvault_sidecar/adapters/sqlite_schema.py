@@ -109,9 +109,11 @@ def _first(db: sqlite_utils.Database) -> None:
             "kind": str,
             "expires_at": float,
             "sealed": bytes,
+            "taken": int,
         },
         pk="key",
-        not_null={"key", "context_key", "brand", "kind", "expires_at", "sealed"},
+        not_null={"key", "context_key", "brand", "kind", "expires_at", "sealed", "taken"},
+        defaults={"taken": 0},
         strict=True,
     )
     db.table("delegations").create_index(["context_key"])

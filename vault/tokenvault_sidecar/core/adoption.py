@@ -109,11 +109,9 @@ class Adoption:
         server, which has revoked the access token as well (RFC 9700 section
         4.14.2); one that the brand's API refuses is over too.
         """
-        row, tokens = redemption.row, redemption.grant.tokens
-        if row.attempt.unanswered or redemption.rejected:
-            tokens = replace(tokens, expires_at=self._vault.clock())
-        grant = replace(redemption.grant, tokens=tokens)
-        if await self._insist(partial(self._end, row, grant, owner=redemption.owner), row.brand):
+        row = redemption.row
+        dead = row.attempt.unanswered > 0 or redemption.rejected
+        if await self._insist(partial(self._end, row, dead=dead, owner=redemption.owner), row.brand):
             self._vault.events("renewal", brand=row.brand, outcome="refused")
             raise consent(row.brand, "refused the refresh token")
         current = await self._insist(partial(self._vault.store.get_grant, row.key), row.brand)
@@ -123,9 +121,10 @@ class Adoption:
             raise _taken_over()
         return self._vault.sealer.open_grant(current)
 
-    async def lost(self, row: GrantRow, grant: Grant) -> ConsentRequired:
+    async def lost(self, row: GrantRow) -> VaultError:
         """Too many answers lost: the refresh token is not to be had any more; the error for the callers."""
-        await self._end(row, grant, owner=None)
+        if not await self._end(row, dead=False, owner=None):
+            return _taken_over()
         self._vault.events("renewal", brand=row.brand, outcome="lost")
         return consent(row.brand, "did not answer when its refresh token was redeemed")
 
@@ -161,19 +160,34 @@ class Adoption:
             )
             if claims.subject != grant.subject:
                 self._vault.events("renewal", brand=grant.brand, outcome="foreign_subject")
-                await self._insist(partial(self._revoker.forget, key, grant), grant.brand)
+                await self._insist(partial(self._forget, key, grant.tokens.version), grant.brand)
                 raise consent(grant.brand, "renewed the grant for another subject")
-            tokens = replace(grant.tokens, id_token=id_token, id_token_expires_at=claims.expires_at)
-            taken = replace(grant, tokens=tokens)
-            await self._vault.store.touch_grant(self._vault.row(key, taken))
+
+            def take(stored: Grant) -> Grant:
+                tokens = replace(stored.tokens, id_token=id_token, id_token_expires_at=claims.expires_at)
+                return replace(stored, tokens=tokens)
+
+            return await self._vault.update(key, grant.tokens.version, take) or grant
         except (InvalidIdToken, ServerUnavailable, ServerMisconfigured, StoreUnavailable) as error:
             self._vault.events("id_token_refused", brand=grant.brand, reason=error.reason.value)
             return grant
-        return taken
 
-    async def _end(self, row: GrantRow, grant: Grant, *, owner: str | None) -> bool:
-        """Forget the refresh token; the access token serves for as long as it lives."""
-        ended = self._vault.row(row.key, replace(grant, tokens=replace(grant.tokens, refresh_token=None)))
+    async def _forget(self, key: bytes, version: str) -> None:
+        """Forget the grant while it is of this version."""
+        row = await self._vault.store.get_grant(key)
+        while row is not None and row.version == version and not await self._revoker.forget(row):
+            row = await self._vault.store.get_grant(key)
+
+    async def _end(self, row: GrantRow, *, dead: bool, owner: str | None) -> bool:
+        """Forget the refresh token; the access token serves while it lives, but where it is `dead`."""
+        current = await self._vault.store.get_grant(row.key)
+        if current is None or current.version != row.version:
+            return False
+        grant = self._vault.sealer.open_grant(current)
+        tokens = replace(grant.tokens, refresh_token=None)
+        if dead:
+            tokens = replace(tokens, expires_at=self._vault.clock())
+        ended = self._vault.row(row.key, replace(grant, tokens=tokens))
         return await self._vault.store.put_grant(ended, replaces=row.version, owner=owner)
 
 

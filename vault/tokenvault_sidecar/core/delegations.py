@@ -219,7 +219,7 @@ class Delegations:
             grant = await self._consumer_grant(brand, delegation, tokens, server)
         else:
             grant = self._conversation_grant(brand, tokens)
-        await self._keep(row.context_key, grant, brand)
+        await self._keep(row.key, delegation, grant)
         return Delegated(
             brand=brand.id,
             context=delegation.context,
@@ -245,7 +245,9 @@ class Delegations:
         except AnswerLost:
             raise
         except ServerUnavailable:
-            await self._vault.store.put_delegation(row)  # the code was not used: the caller may try again
+            await self._vault.store.give_back_delegation(
+                row.key
+            )  # the code was not used: it may be tried again
             raise
 
     def _conversation_grant(self, brand: Brand, tokens: TokenSet) -> Grant:
@@ -290,19 +292,28 @@ class Delegations:
             tokens=replace(tokens, id_token_expires_at=claims.expires_at),
         )
 
-    async def _keep(self, key: bytes, grant: Grant, brand: Brand) -> None:
-        """Store the grant in place of the context's former one, of the same person only."""
+    async def _keep(self, taken: bytes, delegation: Delegation, grant: Grant) -> None:
+        """Store the grant in place of the context's former one, of the same person only.
+
+        The row key is made of what was sealed, not of a column. A context that
+        was invalidated meanwhile has its delegation voided, and gets no grant.
+        """
+        key = self._vault.context_key(grant.brand, delegation.context)
         new = self._vault.row(key, grant)
         while True:
             stored = await self._vault.grant(key)
             if stored and stored[1].subject not in (None, grant.subject):
                 await self._revoker.queue(grant, refresh_token=True)
                 raise SubjectMismatch(
-                    f"another subject of brand {brand.id!r} logged in than the consumer's grant is for: "
+                    f"another subject of brand {grant.brand!r} logged in than the consumer's grant is for: "
                     "nothing was stored; Invalidate the consumer first if the change is meant"
                 )
-            if await self._vault.store.put_grant(new, replaces=stored[0].version if stored else None):
+            replaces = stored[0].version if stored else None
+            if await self._vault.store.put_grant(new, replaces=replaces, completes=taken):
                 return
+            if not await self._vault.store.is_taken(taken):
+                await self._revoker.queue(grant, refresh_token=True)
+                raise _state_not_found()
 
 
 def code_challenge(verifier: Secret) -> str:

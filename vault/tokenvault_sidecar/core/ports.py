@@ -97,37 +97,60 @@ class Store(Protocol):
     async def get_grant(self, key: bytes) -> GrantRow | None:
         """The row, or None."""
 
-    async def put_grant(self, row: GrantRow, *, replaces: str | None, owner: str | None = None) -> bool:
+    async def put_grant(
+        self,
+        row: GrantRow,
+        *,
+        replaces: str | None,
+        owner: str | None = None,
+        completes: bytes | None = None,
+    ) -> bool:
         """Write the row, and drop any lease: it replaces the row of token version `replaces`.
 
         `replaces` None: only where no row is there. With `owner`: only while
-        that lease is still the row's. The row's own version may be the old
-        one. `row.attempt.leased` is not written. False: not the row that was
-        expected, nothing written.
+        that lease is still the row's. With `completes`: only while the
+        delegation of this key is taken, and that one is deleted in the same
+        transaction. The row's own version may be the old one.
+        `row.attempt.leased` is not written. False: not the row, the lease or
+        the delegation that was expected, nothing written.
         """
 
-    async def touch_grant(self, row: GrantRow) -> bool:
+    async def touch_grant(self, row: GrantRow, *, was: bytes | None = None) -> bool:
         """Write `sealed`, `purge_at` and `renew_at` where the version still is this; attempt and lease stay.
 
-        False: not that version, nothing written.
+        With `was`: only while the row is sealed so still. False: not that row, nothing written.
         """
 
     async def forget_context(
-        self, key: bytes, *, version: str | None, revocations: Sequence[RevocationRow] = ()
+        self,
+        key: bytes,
+        *,
+        version: str | None,
+        was: bytes | None = None,
+        revocations: Sequence[RevocationRow] = (),
     ) -> bool:
         """In one transaction: delete the grant, void the context's delegations, queue the revocations.
 
         `version` None: only where no grant is there (delegations are voided).
-        False: not the version that was expected, nothing written.
+        With `was`: only while the row is sealed so still. False: not the row
+        that was expected, nothing written.
         """
 
     async def acquire_lease(
-        self, key: bytes, *, version: str, unanswered: int, owner: str, seconds: float
+        self,
+        key: bytes,
+        *,
+        version: str,
+        unanswered: int,
+        owner: str,
+        seconds: float,
+        was: bytes | None = None,
     ) -> bool:
         """Lease the row for `seconds` of the store's own clock, and count one more unanswered.
 
         `owner` names this one lease. False where the row is leased, gone, of
-        another version, or its attempt no longer has this many `unanswered`.
+        another version, not sealed as it `was` where that is given, or its
+        attempt no longer has this many `unanswered`.
         """
 
     async def release_lease(self, key: bytes, *, owner: str, attempt: Attempt) -> bool:
@@ -147,10 +170,16 @@ class Store(Protocol):
         """Keep a pending delegation."""
 
     async def get_delegation(self, key: bytes) -> DelegationRow | None:
-        """The row, or None."""
+        """The row, or None; one that is taken is not to be seen."""
 
     async def take_delegation(self, key: bytes) -> bool:
-        """Delete the row. True for exactly one of all who take it."""
+        """Take the row: True for exactly one of all who do. It stays, unseen, until completed or voided."""
+
+    async def is_taken(self, key: bytes) -> bool:
+        """Whether the row is there, and taken."""
+
+    async def give_back_delegation(self, key: bytes) -> bool:
+        """Undo taking the row. False where it is not there, or not taken."""
 
     async def purge_delegations(self, now: float) -> int:
         """Delete the rows that expired before `now`; how many."""

@@ -115,7 +115,7 @@ class Renewer:
         over = rejected or not lifecycle.is_valid(grant, now)
         redeem = lifecycle.may_redeem(row.attempt, token_over=over, now=now)
         if redeem.lost:
-            raise await self._adoption.lost(row, grant)
+            raise await self._adoption.lost(row)
         if redeem.wait:
             raise _backing_off(row, redeem.wait)
 
@@ -136,6 +136,7 @@ class Renewer:
             unanswered=row.attempt.unanswered,
             owner=owner,
             seconds=self._settings.lease,
+            was=row.sealed,
         )
         return Redemption(row, grant, owner, rejected, until) if leased else None
 
@@ -155,7 +156,9 @@ class Renewer:
             raise await self._adoption.failed(redemption, lost) from None
         except (ServerUnavailable, ServerMisconfigured) as error:
             raise await self._adoption.failed(redemption, error) from None
-        return await self._adoption.adopt(redemption, tokens), answer
+        adopted = await self._adoption.adopt(redemption, tokens)
+        # what came instead, from a peer or a later delegation, has nothing to do with this answer
+        return adopted, answer if adopted.tokens is tokens else {}
 
     async def _ask(self, redemption: Redemption) -> TokenAnswer:
         brand, refresh_token = redemption.row.brand, redemption.grant.tokens.refresh_token

@@ -24,26 +24,23 @@ class Revoker:
     def __init__(self, vault: Vault) -> None:
         self._vault = vault
 
-    async def forget(self, key: bytes, grant: Grant) -> bool:
+    async def forget(self, row: GrantRow) -> bool:
         """Delete the grant, void its context's delegations and queue its tokens: one transaction.
 
-        False where the row is of another token version by now: nothing changed.
+        False where the row is no more as it is here: nothing changed. One that
+        cannot be opened is deleted, its tokens stay unrevoked.
         """
-        forgotten = await self._vault.store.forget_context(
-            key, version=grant.tokens.version, revocations=self._rows(grant, refresh_token=True)
-        )
-        if forgotten:
-            self.work_soon()
-        return forgotten
-
-    async def forget_row(self, row: GrantRow) -> bool:
-        """The same for a row as stored; one that cannot be opened is deleted, its tokens stay unrevoked."""
+        revocations: list[RevocationRow] = []
         try:
-            grant = self._vault.sealer.open_grant(row)
+            revocations = self._rows(self._vault.sealer.open_grant(row), refresh_token=True)
         except StoreUnavailable:
             self._vault.events("unreadable_forgotten", brand=row.brand)
-            return await self._vault.store.forget_context(row.key, version=row.version)
-        return await self.forget(row.key, grant)
+        forgotten = await self._vault.store.forget_context(
+            row.key, version=row.version, was=row.sealed, revocations=revocations
+        )
+        if forgotten and revocations:
+            self.work_soon()
+        return forgotten
 
     async def queue(self, grant: Grant, *, refresh_token: bool) -> None:
         """Queue the tokens of a grant that is in no row."""

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import partial
 
 from tokenvault_sidecar.core import lifecycle
 from tokenvault_sidecar.core.errors import (
@@ -116,7 +117,7 @@ class Tokens:
             if row is None:
                 if await self._vault.store.forget_context(key, version=None):
                     return Revocation.NOT_FOUND
-            elif await self._revoker.forget_row(row):
+            elif await self._revoker.forget(row):
                 server = self._vault.servers.get(brand.id)
                 facts = server.facts if server else None
                 return Revocation.NOT_SUPPORTED if facts and not facts.revokes else Revocation.QUEUED
@@ -130,6 +131,11 @@ class Tokens:
             now = self._vault.clock()
             if rejected or not lifecycle.is_valid(grant, now):
                 raise
+            row = await self._vault.store.get_grant(key)
+            if row is None or row.version != grant.tokens.version:
+                raise  # forgotten or replaced while it was waited for
+            if request.keeps_session_alive:
+                self._keep_alive(key, grant, now)
             return _issue(grant, request, now, degraded=True)
         now = self._vault.clock()
         if not lifecycle.is_valid(renewed, now):
@@ -149,10 +155,9 @@ class Tokens:
             self._renewer.renew_soon(row.key, row.version)
 
     def _keep_alive(self, key: bytes, grant: Grant, now: float) -> None:
-        used = lifecycle.keeps_alive(grant, now)
-        if used is not None:
-            touch = self._vault.store.touch_grant(self._vault.row(key, used))
-            self._vault.background.spawn(touch, "keep-alive")
+        if lifecycle.keeps_alive(grant, now) is not None:
+            used = self._vault.update(key, grant.tokens.version, partial(lifecycle.keeps_alive, now=now))
+            self._vault.background.spawn(used, "keep-alive")
 
 
 def _check_scopes(grant: Grant, request: TokenRequest) -> None:

@@ -78,3 +78,18 @@ class Vault:
             if brand
             else None,
         )
+
+    async def update(self, key: bytes, version: str, change: Callable[[Grant], Grant | None]) -> Grant | None:
+        """Change the stored grant, while it is of this token version, however it was changed meanwhile.
+
+        `change` gives None where there is nothing to do. None: nothing was done.
+        """
+        while True:
+            stored = await self.grant(key)
+            if stored is None or stored[0].version != version:
+                return None
+            changed = change(stored[1])
+            if changed is None:
+                return None
+            if await self.store.touch_grant(self.row(key, changed), was=stored[0].sealed):
+                return changed
