@@ -121,7 +121,7 @@ class Sidecar:
         remotes = Remotes(config, self._vault.clock, before=self._remotes)
         gone = self._remotes.without(remotes)
         self._vault.brands = {brand.id: brand for brand in config.to_brands()}
-        self._vault.servers = remotes.servers
+        self._vault.take_servers(remotes.servers)
         self._remotes = remotes
         self._guard.admit(_admission(config, remotes))
         self._guard.longest = config.limits.longest_call
@@ -140,13 +140,19 @@ class Sidecar:
             self._audit.reopen()
 
     async def stop(self) -> None:
-        """Take no more calls, finish those under way and every redemption, and close the store."""
-        deadline = asyncio.get_running_loop().time() + self._config.server.drain_timeout
+        """Take no more calls, finish those under way and every redemption, and close the store.
+
+        Calls get what the drain leaves them beyond one redemption's time: what
+        is being redeemed when they end must still be answered and stored.
+        """
+        drain, redemption = self._config.server.drain_timeout, self._config.renewal.redemption_deadline
+        deadline = asyncio.get_running_loop().time() + drain
         await self._tell_health(HealthStatus.NOT_SERVING)
         self._housekeeping.cancel()
         with suppress(asyncio.CancelledError):
             await self._housekeeping
-        await self._server.stop(self._config.server.drain_timeout)
+        await self._server.stop(max(drain - redemption, drain / 2))
+        self._renewer.stop()
         with suppress(TimeoutError):
             async with asyncio.timeout_at(deadline):
                 await self._vault.background.drain()

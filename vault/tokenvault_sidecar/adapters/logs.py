@@ -13,6 +13,7 @@ _LEVELS: Final = {
     "revocation_given_up": logging.ERROR,
     "unreadable_forgotten": logging.ERROR,
     "renewal_unsaved": logging.ERROR,
+    "delegation_unsaved": logging.ERROR,
     # what may become that
     "clock_jumped": logging.WARNING,
     "clock_followed": logging.WARNING,

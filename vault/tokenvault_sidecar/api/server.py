@@ -33,6 +33,7 @@ _MAX_PORT: Final = 65535
 _MAX_REQUEST: Final = 64 * 1024
 _MAX_CONNECTIONS: Final = 1024
 _MAX_STREAMS: Final = 2000
+_MAX_PENDING: Final = 10_000
 _PROBE_SECONDS: Final = 1.0
 
 
@@ -78,6 +79,9 @@ def server_options(max_connection_age: float, longest_call: float = 60.0) -> lis
         ("grpc.absolute_max_metadata_size", MAX_METADATA),
         ("grpc.max_allowed_incoming_connections", _MAX_CONNECTIONS),
         ("grpc.max_concurrent_streams", _MAX_STREAMS),
+        # Not yet looked at. Of more gRPC cancels some by chance, whoever's they are.
+        ("grpc.server.max_pending_requests", _MAX_PENDING),
+        ("grpc.server.max_pending_requests_hard_limit", 2 * _MAX_PENDING),
         ("grpc.max_connection_age_ms", int(max_connection_age * 1000)),
         # Else a stream without end, as health's Watch is, would hold it open.
         ("grpc.max_connection_age_grace_ms", int(longest_call * 1000)),

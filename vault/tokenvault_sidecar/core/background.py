@@ -18,7 +18,7 @@ class Background:
         self._tasks: set[asyncio.Task[Any]] = set()
 
     def spawn(self, work: Coroutine[Any, Any, T], name: str) -> asyncio.Task[T]:
-        """Start it. Await the task through `asyncio.shield`, or leave it: its failure is noted, not lost."""
+        """Start it. Await the task through `asyncio.shield`, or leave it: a defect is noted, not lost."""
         task = asyncio.get_running_loop().create_task(work, name=name)
         self._tasks.add(task)
         task.add_done_callback(self._done)

@@ -20,6 +20,7 @@ from tokenvault_sidecar.core.errors import (
     ServerMisconfigured,
     ServerUnavailable,
     StateNotFound,
+    StoreUnavailable,
     SubjectMismatch,
     VaultError,
 )
@@ -44,6 +45,9 @@ from tokenvault_sidecar.core.revocation import Revoker
 from tokenvault_sidecar.core.vault import Vault
 
 OPENID = "openid"
+
+STORE_PAUSES = (0.05, 0.2, 0.5, 1.0, 2.0)
+"""Seconds between tries to store what a code was exchanged for."""
 
 _REGISTERED_ERRORS = frozenset(
     {
@@ -165,7 +169,7 @@ class Delegations:
         PolicyDenied. Raises DelegationFailed in all its kinds,
         ServerUnavailable, ServerMisconfigured, StoreUnavailable: then nothing
         is stored. After ServerUnavailable the same response may be tried
-        again, but where the code may have been used up (AnswerLost).
+        again where the state is still known: where the code was not used.
         """
         task = self._vault.background.spawn(self._complete(response, caller, permit), "delegation")
         return await asyncio.shield(task)
@@ -219,7 +223,7 @@ class Delegations:
             grant = await self._consumer_grant(brand, delegation, tokens, server)
         else:
             grant = self._conversation_grant(brand, tokens)
-        await self._keep(row.key, delegation, grant)
+        await self._keep_patiently(row.key, delegation, grant)
         return Delegated(
             brand=brand.id,
             context=delegation.context,
@@ -291,6 +295,16 @@ class Delegations:
             subject=claims.subject,
             tokens=replace(tokens, id_token_expires_at=claims.expires_at),
         )
+
+    async def _keep_patiently(self, taken: bytes, delegation: Delegation, grant: Grant) -> None:
+        """Store the grant, through a short failure of the store: the code cannot be used again."""
+        for pause in STORE_PAUSES:
+            try:
+                return await self._keep(taken, delegation, grant)
+            except StoreUnavailable:
+                self._vault.events("delegation_unsaved", brand=grant.brand, retry_in=pause)
+                await asyncio.sleep(pause)
+        return await self._keep(taken, delegation, grant)
 
     async def _keep(self, taken: bytes, delegation: Delegation, grant: Grant) -> None:
         """Store the grant in place of the context's former one, of the same person only.

@@ -44,6 +44,7 @@ class Renewer:
         self._vault = vault
         self._adoption = Adoption(vault, revoker)
         self._settings = settings
+        self._stopping = False
         self._flights: dict[tuple[bytes, str], asyncio.Task[Grant]] = {}
 
     async def renew(self, key: bytes, version: str, *, rejected: bool = False) -> Grant:
@@ -75,6 +76,10 @@ class Renewer:
             self._flights[name] = flight
             flight.add_done_callback(lambda _: self._flights.pop(name, None))
         return flight
+
+    def stop(self) -> None:
+        """Begin no redemption any more; those under way go on."""
+        self._stopping = True
 
     async def _renew(self, key: bytes, version: str, *, rejected: bool, background: bool) -> Grant:
         while True:
@@ -128,6 +133,8 @@ class Renewer:
     async def _begin(self, row: GrantRow, grant: Grant, *, rejected: bool) -> Redemption | None:
         """Lease the row, or None where somebody was faster. Raises where it may not be redeemed now."""
         await self._check(row, grant, rejected=rejected)
+        if self._stopping:
+            raise ServerUnavailable("the sidecar is stopping: ask again")
         owner = self._vault.new_id()
         until = asyncio.get_running_loop().time() + self._settings.deadline  # from before the lease
         leased = await self._vault.store.acquire_lease(

@@ -1,10 +1,10 @@
 """Sealing records and blinding row keys: what a store sees is opaque, bound to its place, and names no one.
 
 A record is AES-256-GCM under a data key, with a random 96-bit nonce (NIST SP
-800-38D: at most 2^32 records a key; a new data key is made long before). The
-associated data binds table, row key, brand, kind and token version, so a row
-moved, or put back after its version changed, does not open. Row keys are
-HMAC-SHA-256, so that a stolen file cannot be searched for a consumer.
+800-38D: at most 2^32 records a key). The associated data binds table, row key,
+brand, kind and token version, so a record does not open in another row, nor in
+its own after the version changed; a whole row put back as it was does. Row keys
+are HMAC-SHA-256, so that a stolen file cannot be searched for a consumer.
 """
 
 import json

@@ -37,6 +37,12 @@ class Vault:
             )
         return gate
 
+    def take_servers(self, servers: Mapping[str, AuthorizationServer]) -> None:
+        """Ask these from now on. A new one starts with a new gate: what was wrong may be mended."""
+        for brand_id in [name for name in self._gates if servers.get(name) is not self.servers.get(name)]:
+            del self._gates[brand_id]
+        self.servers = servers
+
     def brand(self, brand_id: str, kind: ContextKind | None = None) -> Brand:
         """The brand, with this kind of context switched on where one is given. Raises InvalidRequest."""
         brand = self.brands.get(brand_id)

@@ -6,7 +6,9 @@ bots and services, keeps them fresh, and hands them only to who may have them.
 
 Every call is made over mutual TLS. Who may call what, for which brand and
 which kind of context, is the sidecar's policy; a call it does not allow fails
-with POLICY_DENIED before anything is looked up.
+with POLICY_DENIED before anything is looked up. Only what a request does not
+say is decided after: the brand of a state, and the scopes a token turns out
+to have.
 
 Every failure carries google.rpc.ErrorInfo with domain "tokenvault.v1" and as
 reason the name of an ErrorReason value without its ERROR_REASON_ prefix,
@@ -414,8 +416,9 @@ class GetTokenResponse(message.Message):
     id_token: builtins.str
     """The id token, where asked for, allowed, and still valid."""
     degraded: builtins.bool
-    """True where the authorization server could not be reached: the token is
-    still valid but has less life left than asked for.
+    """True where the token could not be renewed now, because the authorization
+    server or the store is away or refuses this client: it is still valid but
+    has less life left than asked for.
     """
     @builtins.property
     def expire_time(self) -> timestamp_pb2.Timestamp:

@@ -86,8 +86,9 @@ class TokenVaultServicer:
 
         Effect: uses up the state, exchanges the code, and keeps the tokens as the
         grant of that context. On any failure nothing is stored. Not idempotent: a
-        state works once, a repeated call fails with STATE_NOT_FOUND. The work goes
-        on if the caller goes away.
+        state works once, a repeated call fails with STATE_NOT_FOUND, but after
+        AS_UNAVAILABLE where the code was not used. The work goes on if the caller
+        goes away.
 
         Callers: only the caller that started the delegation.
 
@@ -103,8 +104,9 @@ class TokenVaultServicer:
     def GetToken(self, request, context):
         """Gives a valid access token of a grant, renewing it first where it must.
 
-        Effect: may redeem the refresh token, at most once per token version
-        however many callers ask. Safe to repeat.
+        Effect: may redeem the refresh token, once per token version however many
+        callers ask; again only where the authorization server said that it did not
+        act, or never answered. Safe to repeat.
 
         Callers: bot runtimes for both kinds of context; brand services for
         consumer contexts only, by policy.

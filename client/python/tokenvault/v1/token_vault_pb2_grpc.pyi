@@ -6,7 +6,9 @@ bots and services, keeps them fresh, and hands them only to who may have them.
 
 Every call is made over mutual TLS. Who may call what, for which brand and
 which kind of context, is the sidecar's policy; a call it does not allow fails
-with POLICY_DENIED before anything is looked up.
+with POLICY_DENIED before anything is looked up. Only what a request does not
+say is decided after: the brand of a state, and the scopes a token turns out
+to have.
 
 Every failure carries google.rpc.ErrorInfo with domain "tokenvault.v1" and as
 reason the name of an ErrorReason value without its ERROR_REASON_ prefix,
@@ -65,8 +67,9 @@ class TokenVaultStub:
 
     Effect: uses up the state, exchanges the code, and keeps the tokens as the
     grant of that context. On any failure nothing is stored. Not idempotent: a
-    state works once, a repeated call fails with STATE_NOT_FOUND. The work goes
-    on if the caller goes away.
+    state works once, a repeated call fails with STATE_NOT_FOUND, but after
+    AS_UNAVAILABLE where the code was not used. The work goes on if the caller
+    goes away.
 
     Callers: only the caller that started the delegation.
 
@@ -78,8 +81,9 @@ class TokenVaultStub:
     GetToken: grpc.UnaryUnaryMultiCallable[token_vault_pb2.GetTokenRequest, token_vault_pb2.GetTokenResponse]
     """Gives a valid access token of a grant, renewing it first where it must.
 
-    Effect: may redeem the refresh token, at most once per token version
-    however many callers ask. Safe to repeat.
+    Effect: may redeem the refresh token, once per token version however many
+    callers ask; again only where the authorization server said that it did not
+    act, or never answered. Safe to repeat.
 
     Callers: bot runtimes for both kinds of context; brand services for
     consumer contexts only, by policy.
@@ -128,8 +132,9 @@ class TokenVaultAsyncStub(TokenVaultStub):
 
     Effect: uses up the state, exchanges the code, and keeps the tokens as the
     grant of that context. On any failure nothing is stored. Not idempotent: a
-    state works once, a repeated call fails with STATE_NOT_FOUND. The work goes
-    on if the caller goes away.
+    state works once, a repeated call fails with STATE_NOT_FOUND, but after
+    AS_UNAVAILABLE where the code was not used. The work goes on if the caller
+    goes away.
 
     Callers: only the caller that started the delegation.
 
@@ -141,8 +146,9 @@ class TokenVaultAsyncStub(TokenVaultStub):
     GetToken: aio.UnaryUnaryMultiCallable[token_vault_pb2.GetTokenRequest, token_vault_pb2.GetTokenResponse]  # type: ignore[assignment]
     """Gives a valid access token of a grant, renewing it first where it must.
 
-    Effect: may redeem the refresh token, at most once per token version
-    however many callers ask. Safe to repeat.
+    Effect: may redeem the refresh token, once per token version however many
+    callers ask; again only where the authorization server said that it did not
+    act, or never answered. Safe to repeat.
 
     Callers: bot runtimes for both kinds of context; brand services for
     consumer contexts only, by policy.
@@ -200,8 +206,9 @@ class TokenVaultServicer(metaclass=abc_1.ABCMeta):
 
         Effect: uses up the state, exchanges the code, and keeps the tokens as the
         grant of that context. On any failure nothing is stored. Not idempotent: a
-        state works once, a repeated call fails with STATE_NOT_FOUND. The work goes
-        on if the caller goes away.
+        state works once, a repeated call fails with STATE_NOT_FOUND, but after
+        AS_UNAVAILABLE where the code was not used. The work goes on if the caller
+        goes away.
 
         Callers: only the caller that started the delegation.
 
@@ -219,8 +226,9 @@ class TokenVaultServicer(metaclass=abc_1.ABCMeta):
     ) -> typing.Union[token_vault_pb2.GetTokenResponse, abc.Awaitable[token_vault_pb2.GetTokenResponse]]:
         """Gives a valid access token of a grant, renewing it first where it must.
 
-        Effect: may redeem the refresh token, at most once per token version
-        however many callers ask. Safe to repeat.
+        Effect: may redeem the refresh token, once per token version however many
+        callers ask; again only where the authorization server said that it did not
+        act, or never answered. Safe to repeat.
 
         Callers: bot runtimes for both kinds of context; brand services for
         consumer contexts only, by policy.
