@@ -104,6 +104,13 @@ class Http2:
         await connection.flush()
         return connection
 
+    async def settled(self) -> None:
+        """Until the other side has said how much it takes, and we have acknowledged it."""
+        async with asyncio.timeout(DEADLINE):
+            while self.h2.outbound_flow_control_window <= 65535:
+                self.h2.receive_data(await self.reader.read(65536))
+        await self.flush()
+
     async def flush(self, more: bytes = b"") -> None:
         """Send what there is to send, then these bytes."""
         self.writer.write(self.h2.data_to_send() + more)
