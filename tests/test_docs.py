@@ -1,0 +1,56 @@
+"""What the pages say of the tests is so: every test they name exists."""
+
+import ast
+import re
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PAGES = sorted((ROOT / "docs").glob("*.md"))
+NAMED = sorted(
+    {
+        (page.name, *named)
+        for page in PAGES
+        for named in re.findall(r"`(tests/[\w/]+\.py)(?:::(\w+))?`", page.read_text(encoding="utf-8"))
+    }
+)
+
+
+@cache
+def found_in(file: Path) -> frozenset[str]:
+    """The test functions of a file; none where there is no such file."""
+    if not file.is_file():
+        return frozenset()
+    tree = ast.parse(file.read_text(encoding="utf-8"))
+    functions = [node for node in tree.body if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
+    return frozenset(function.name for function in functions if function.name.startswith("test_"))
+
+
+def test_there_is_something_to_check() -> None:
+    assert len(NAMED) > 40
+    assert found_in(ROOT / "tests" / "test_docs.py") >= {"test_there_is_something_to_check"}
+
+
+@pytest.mark.parametrize(("page", "file", "test"), NAMED, ids=[f"{file}::{test}" for _, file, test in NAMED])
+def test_a_test_that_a_page_names_exists(page: str, file: str, test: str) -> None:
+    assert found_in(ROOT / file), f"{page} names {file}, which is no file of tests"
+    assert not test or test in found_in(ROOT / file), f"{page} names {file}::{test}, which is no test"
+
+
+def test_every_mention_of_a_test_is_understood() -> None:
+    """So that a misspelt one does not go unseen."""
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        found = [named for named in NAMED if named[0] == page.name]
+        mentions = re.findall(r"tests/\S+\.py(?:::\w+)?", text)
+        assert {"::".join(filter(None, named[1:])) for named in found} == set(mentions)
+
+
+def test_the_threat_model_names_a_test_for_every_row() -> None:
+    text = (ROOT / "docs" / "threat-model.md").read_text(encoding="utf-8")
+    tables = re.findall(r"\| shown by \|\n\|[-|]+\|\n((?:\|.*\n)+)", text)
+    assert len(tables) == 2
+    for row in "".join(tables).splitlines():
+        assert "::test_" in row.split(" | ")[-1], row
