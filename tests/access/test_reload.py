@@ -164,7 +164,9 @@ async def test_everything_is_rotated_under_load_and_no_call_fails(
                         tables["brands"]["globex"] = globex | {"delegation_lifetime": f"{rotation + 1}m"}
                     else:
                         del tables["callers"]["guest"], tables["brands"]["globex"]
-                    tables["brands"]["acme"]["delegation_lifetime"] = f"{rotation + 1}m"
+                    # Of another setting, another connection to its server is made.
+                    revoke = f"{server.url}/acme/revoke?{rotation}"
+                    tables["brands"]["acme"]["revocation_endpoint"] = revoke
                     tables["callers"][BOT]["limits"] = {"rate": 5000.0 + rotation}
                     await place.reload(hang_up=rotation % BY_FILE_CHANGE_EVERY != 0)
 
