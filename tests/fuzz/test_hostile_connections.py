@@ -121,14 +121,15 @@ async def unimpressed(sidecar: SidecarProcess) -> AsyncIterator[None]:
         yield
         during = neighbour.served
         await served_more(during)
+
+        async def gone() -> bool:
+            return sockets(sidecar) <= connections
+
+        await eventually(gone)
     finally:
         working.cancel()
         await asyncio.wait([working])
 
-    async def gone() -> bool:
-        return sockets(sidecar) <= connections
-
-    await eventually(gone)
     assert neighbour.problems == []
     assert resident(sidecar.pid) - used < GROWTH
 
@@ -195,5 +196,8 @@ def resident(pid: int) -> int:
 def sockets(sidecar: SidecarProcess) -> int:
     """Those that the sidecar has of its port: each one a file it holds open."""
     port = f":{int(sidecar.address.rpartition(':')[2]):04X}"
-    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
-    return sum(row[1].endswith(port) and row[9] != "0" for row in rows)
+    tables = (Path(f"/proc/net/{family}").read_text().splitlines()[1:] for family in ("tcp", "tcp6"))
+    rows = [line.split() for table in tables for line in table]
+    held = sum(row[1].endswith(port) and row[9] != "0" for row in rows)
+    assert held > 1, "it listens, and its neighbour is connected"
+    return held
