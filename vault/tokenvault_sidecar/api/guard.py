@@ -16,7 +16,7 @@ from tokenvault_sidecar.api.callers import identity
 from tokenvault_sidecar.api.calls import CallUnderWay, Record, current_call
 from tokenvault_sidecar.api.defects import log_defect
 from tokenvault_sidecar.api.status import abort
-from tokenvault_sidecar.core.errors import InvalidRequest, VaultError
+from tokenvault_sidecar.core.errors import InvalidRequest, RateLimited, VaultError
 from tokenvault_sidecar.core.limits import Limits, Meter
 from tokenvault_sidecar.core.policy import Call, Caller, Policy, Rpc
 from tokenvault_sidecar.core.ports import Bearer
@@ -26,6 +26,8 @@ MAX_METADATA: Final = 16 * 1024
 
 _INTERNAL: Final = "the token vault failed unexpectedly: its log says where"
 _OK: Final = "OK"
+_HELD_BACK: Final = 0.1
+"""Seconds until a caller over its limit is told so: who asks again at once slows itself down, not others."""
 _CANCELLED: Final = grpc.StatusCode.CANCELLED.name  # the caller went away, or its deadline was over
 _UNIMPLEMENTED: Final = grpc.StatusCode.UNIMPLEMENTED
 _SERVICES: Final = {
@@ -197,6 +199,8 @@ class Guard(grpc.aio.ServerInterceptor):
             log_defect(method, call, error)
             error = VaultError(_INTERNAL)
         self._note(call, error.reason.value)
+        if isinstance(error, RateLimited):
+            await asyncio.sleep(_HELD_BACK)
         await abort(context, error)
 
     def _note(self, call: CallUnderWay, outcome: str) -> None:
