@@ -17,6 +17,7 @@ import fcntl
 import hmac
 import json
 import os
+import time
 from collections.abc import Mapping
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -39,6 +40,8 @@ _MARK: Final = b',"mac":"'
 _LONGEST_LINE: Final = 64 * 1024
 _TAIL: Final = 64 + len('"}')
 _TRIES: Final = 5
+_MOVING: Final = 0.02
+"""Seconds to wait first for a file that is being moved; doubled each time."""
 _ENCODE: Final = json.JSONEncoder(separators=(",", ":")).encode
 
 _log = structlog.get_logger()
@@ -148,11 +151,13 @@ def verify(path: Path, key: bytes) -> int:
     written and rotated meanwhile.
     """
     keyed = _keyed(key)
-    for _ in range(_TRIES):
+    for tried in range(_TRIES):
         attested = _attested(path)  # before the lines: others may follow it while they are read
         try:
             return _verify(path, keyed, attested)
-        except (AuditError, FileNotFoundError):
+        except FileNotFoundError:  # perhaps just being moved
+            time.sleep(_MOVING * 2**tried)
+        except AuditError:
             if _attested(path) == attested:  # nobody was writing, and moving files
                 raise
     return _verify(path, keyed, _attested(path))
@@ -161,8 +166,11 @@ def verify(path: Path, key: bytes) -> int:
 def _verify(path: Path, keyed: hmac.HMAC, attested: bytes) -> int:
     count, before, found = 0, START, False
     with ExitStack() as stack:
-        files = [(file.name, stack.enter_context(file.open("rb"))) for file in [*_older(path), path]]
-        files = [(name, file) for name, file in files if _first(file)]
+        # The log first: moved away in between it is met twice, the other way round not at all.
+        log = stack.enter_context(path.open("rb"))
+        opened = [(file.name, stack.enter_context(file.open("rb"))) for file in _older(path)]
+        unique = {os.fstat(file.fileno()).st_ino: (name, file) for name, file in [*opened, (path.name, log)]}
+        files = [(name, file) for name, file in unique.values() if _first(file)]
         while files:
             name, file = next((f for f in files if _follows(keyed, before, _first(f[1]))), files[0])
             files.remove((name, file))
