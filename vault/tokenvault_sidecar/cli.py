@@ -3,15 +3,13 @@
 import sys
 from importlib.metadata import version
 from pathlib import Path
-from typing import NoReturn
 
 import click
 
 from tokenvault_sidecar import devkit
-from tokenvault_sidecar.config import Config, ConfigError, describe, load_config
-
-_CONFIG_ERROR = 2
-_FILE = click.Path(path_type=Path)
+from tokenvault_sidecar.commands.backup import backup, restore
+from tokenvault_sidecar.commands.shared import FILE, config_option, fail, load
+from tokenvault_sidecar.config import ConfigError, describe
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -21,15 +19,15 @@ def main() -> None:
 
 
 @main.command()
-@click.argument("directory", metavar="DIR", type=_FILE)
+@click.argument("directory", metavar="DIR", type=FILE)
 def init(directory: Path) -> None:
     """Make what a developer needs to start: certificates, a key and a commented configuration in DIR."""
     try:
         made = devkit.init(directory)
     except devkit.AlreadyThere as there:
-        _fail("these files are there already, and nothing was changed:", *(f"  {p}" for p in there.paths))
+        fail("these files are there already, and nothing was changed:", *(f"  {p}" for p in there.paths))
     except devkit.CannotWrite as problem:
-        _fail(f"{problem}; nothing was made")
+        fail(f"{problem}; nothing was made")
     config = made[-1]
     click.echo("\n".join([*(f"made {path}" for path in made), "", "Next:"]))
     click.echo(f"  1. Read {config} and point its brand at your authorization server.")
@@ -39,14 +37,14 @@ def init(directory: Path) -> None:
 
 
 @main.command("check-config")
-@click.argument("file", metavar="FILE", type=_FILE)
+@click.argument("file", metavar="FILE", type=FILE)
 def check_config(file: Path) -> None:
     """Check the configuration FILE and say what was understood."""
     # Here, not at the top, as in `serve`: what brings gRPC is slow to import.
     from tokenvault_sidecar.adapters.keyring import KeyringError, read_kek
     from tokenvault_sidecar.api.tls import TlsFiles, TlsFilesInvalid, server_credentials
 
-    config = _load(file)
+    config = load(file)
     try:
         server_credentials(
             TlsFiles(
@@ -57,16 +55,16 @@ def check_config(file: Path) -> None:
         )
         read_kek(config.keys.kek_file.path)
     except TlsFilesInvalid as problem:
-        _fail(f"{file}: server: {problem}: put the files that [server] names in order")
+        fail(f"{file}: server: {problem}: put the files that [server] names in order")
     except KeyringError as problem:
-        _fail(f"{file}: keys.kek_file: {problem}")
+        fail(f"{file}: keys.kek_file: {problem}")
     click.echo(f"{file} is in order.\n\n{describe(config)}")
     for warning in config.warnings:
         click.echo(f"warning: {warning}", err=True)
 
 
 @main.command()
-@click.option("--config", "file", metavar="FILE", required=True, type=_FILE, help="The configuration.")
+@config_option
 def serve(file: Path) -> None:
     """Run the sidecar until it is told to stop (SIGTERM or SIGINT)."""
     from tokenvault_sidecar.run import run
@@ -74,7 +72,7 @@ def serve(file: Path) -> None:
     try:
         sys.exit(run(file))
     except ConfigError as error:
-        _fail(*map(str, error.problems))
+        fail(*map(str, error.problems))
 
 
 @main.group()
@@ -83,33 +81,24 @@ def audit() -> None:
 
 
 @audit.command()
-@click.option("--config", "file", metavar="FILE", required=True, type=_FILE, help="The configuration.")
+@config_option
 def verify(file: Path) -> None:
     """Check that no line of the audit log was removed, changed or moved."""
     from tokenvault_sidecar.adapters.audit import AuditError, audit_key
     from tokenvault_sidecar.adapters.audit import verify as verify_log
     from tokenvault_sidecar.adapters.keyring import KeyringError, read_kek
 
-    config = _load(file)
+    config = load(file)
     if config.audit is None:
-        _fail(f"{file}: audit: there is no such table, so no audit log is kept: add one")
+        fail(f"{file}: audit: there is no such table, so no audit log is kept: add one")
     try:
         lines = verify_log(config.audit.path, audit_key(read_kek(config.keys.kek_file.path)))
     except (AuditError, KeyringError) as problem:
-        _fail(f"{config.audit.path}: {problem}")
+        fail(f"{config.audit.path}: {problem}")
     except OSError as problem:
-        _fail(f"{config.audit.path}: cannot be read: {problem.strerror}")
+        fail(f"{config.audit.path}: cannot be read: {problem.strerror}")
     click.echo(f"{config.audit.path} is whole: {lines} lines")
 
 
-def _load(file: Path) -> Config:
-    try:
-        return load_config(file)
-    except ConfigError as error:
-        _fail(*map(str, error.problems))
-
-
-def _fail(*lines: str) -> NoReturn:
-    for line in lines:
-        click.echo(line, err=True)
-    sys.exit(_CONFIG_ERROR)
+main.add_command(backup)
+main.add_command(restore)

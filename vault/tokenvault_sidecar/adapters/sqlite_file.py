@@ -42,7 +42,7 @@ def open_file(path: Path, *, lock_timeout: float) -> tuple[Connection, Connectio
     """
     check_sqlite(pysqlite3.sqlite_version_info)
     try:
-        _prepare(path)
+        prepare(path)
     except OSError as error:
         raise StoreOpenError(f"{path}: {error.strerror}: check the path, its owner and modes") from None
     deadline = time.monotonic() + lock_timeout
@@ -71,15 +71,15 @@ def open_file(path: Path, *, lock_timeout: float) -> tuple[Connection, Connectio
         raise StoreOpenError(f"{path}: {error}") from None
     except pysqlite3.Error as error:
         _close(connections)
-        raise StoreOpenError(f"{path}: {_problem(error)}") from None
+        raise StoreOpenError(f"{path}: {problem(error)}") from None
     return reader, writer
 
 
-def _prepare(path: Path) -> None:
+def prepare(path: Path) -> None:
     """Have the file there with mode 0600: SQLite gives its -wal and -shm files the same, whatever the umask.
 
     An existing file is not opened: closing it would drop the locks that
-    another connection of this process holds (POSIX).
+    another connection of this process holds (POSIX). Raises StoreOpenError, OSError.
     """
     if not path.parent.is_dir():
         raise StoreOpenError(f"{path}: the folder {path.parent} is not there: make it, or correct the path")
@@ -101,7 +101,8 @@ def _prepare(path: Path) -> None:
             side.chmod(_MODE)
 
 
-def _problem(error: pysqlite3.Error) -> str:
+def problem(error: pysqlite3.Error) -> str:
+    """What is wrong with the file, and what to do."""
     name = getattr(error, "sqlite_errorname", "SQLITE_ERROR")
     if name.startswith(("SQLITE_NOTADB", "SQLITE_CORRUPT")):
         return "is damaged or no SQLite database: restore a backup, or name another file"

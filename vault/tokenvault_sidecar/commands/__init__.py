@@ -1,0 +1,1 @@
+"""The groups of the `tokenvault` command, a module each; cli.py puts them together."""

@@ -1,0 +1,53 @@
+"""`tokenvault backup` and `tokenvault restore`."""
+
+from pathlib import Path
+
+import click
+
+from tokenvault_sidecar.commands.shared import FILE, config_option, confirm, fail, load, yes_option
+
+
+@click.command()
+@click.argument("target", metavar="BACKUP", type=FILE)
+@config_option
+def backup(target: Path, file: Path) -> None:
+    """Copy the store into the new file BACKUP, while the sidecar runs or not.
+
+    The copy is consistent, and sealed as the store is: it opens by the same key-encryption key only.
+    """
+    from tokenvault_sidecar.adapters.sqlite_backup import BackupError, back_up
+
+    config = load(file)
+    try:
+        grants = back_up(config.store.path, target)
+    except BackupError as problem:
+        fail(str(problem))
+    click.echo(f"{target}: {grants} grants, {target.stat().st_size} bytes")
+
+
+@click.command()
+@click.argument("source", metavar="BACKUP", type=FILE)
+@config_option
+@yes_option
+def restore(source: Path, file: Path, yes: bool) -> None:
+    """Put BACKUP in the store's place. The sidecar must be stopped.
+
+    Every grant is restored as ambiguous: its access token is served while it lives, its refresh token is
+    tried once more, when that is over. Pending delegations are gone.
+    """
+    from tokenvault_sidecar.adapters.keyring import KeyringError, read_kek, unwrap
+    from tokenvault_sidecar.adapters.sqlite_backup import BackupError
+    from tokenvault_sidecar.adapters.sqlite_backup import restore as put_back
+
+    config = load(file)
+    path = config.store.path
+    if path.exists():
+        confirm(f"{path} is there, and would be replaced. Replace it?", yes=yes)
+    try:
+        kek = read_kek(config.keys.kek_file.path)
+        grants = put_back(source, path, lambda keys: unwrap(keys, kek))
+    except KeyringError as problem:
+        fail(f"{source}: {problem}", f"{path} is as it was")
+    except BackupError as problem:
+        fail(str(problem))
+    click.echo(f"{path}: {grants} grants, all of them ambiguous until they are renewed")
