@@ -58,7 +58,7 @@ torture: $(STAMP) ## kill sidecars 300 times while they renew, and count what is
 fuzz: $(STAMP) ## 50,000 calls of all kinds, and bytes that are none: about 10 minutes
 	TOKENVAULT_FUZZ_CALLS=50000 $(BIN)/python -m pytest tests/fuzz
 
-bench: $(STAMP) ## GetToken against an empty echo, and while grants are renewed; renewals against a bare client
+bench: $(STAMP) ## GetToken against an empty echo, with options on, and while grants are renewed; renewals against a bare client
 	$(BIN)/python -m tests.bench
 
 demo: $(STAMP) ## play the main job through for real, step by step

@@ -20,6 +20,9 @@ AIM = 1.25
 # Flat out, the cheaper server is called more often, and many calls at once cost less each. At the same
 # rate both have the same load.
 PLANS = {"get_token": 1000.0, "get_token_flat_out": None}
+# What a table of the configuration costs GetToken: with it against without.
+OPTIONS = {"audit": '[audit]\npath = "audit.jsonl"\n'}
+OPTION_AIM = 1.05
 _BYTES_PER_GRANT = 10_000
 
 
@@ -42,7 +45,8 @@ def main() -> None:
         except Failed as problem:
             sys.exit(f"bench: {problem}")
     for name, comparison in found.items():
-        print(f"\n{report.table(_title(plans[name]), comparison)}")
+        title = f"With [{name}] against without" if name in OPTIONS else _title(plans[name])
+        print(f"\n{report.table(title, comparison)}")
     if renewed:
         print(f"\n{renewals.tables(renewed)}")
     report.write(
@@ -60,7 +64,7 @@ def main() -> None:
 
 
 def get_token(folder: Path, grants: int, plans: Mapping[str, Plan]) -> dict[str, Comparison]:
-    """GetToken of fresh tokens, of grants taken at random, against an empty echo."""
+    """GetToken of fresh tokens, of grants taken at random, against an empty echo; and with options on."""
     say = _progress()
     path = vault.configure(folder)
     say(f"storing {grants:,} grants with tokens of {vault.TOKEN_BYTES} bytes")
@@ -82,7 +86,22 @@ def get_token(folder: Path, grants: int, plans: Mapping[str, Plan]) -> dict[str,
                     aim=AIM,
                     progress=lambda number, ratio: say(f"  round {number:>2}: {ratio:.2f}"),
                 )
-            return found
+        for name, table in OPTIONS.items():
+            option = path.with_name(f"with-{name}.toml")
+            option.write_text(f"{path.read_text()}\n{table}")
+            plan = plans["get_token"]
+            say(f"with [{name}] and without: {plan.rounds} rounds of {plan.seconds:g} s each, by turns")
+            # On the same store: it is only read.
+            with server("tokenvault_sidecar", "serve", "--config", str(option)) as theirs:
+                found[name] = compare(
+                    Subject(f"[{name}]", theirs, GET_TOKEN),
+                    Subject("without", ours, GET_TOKEN),
+                    callers,
+                    plan,
+                    aim=OPTION_AIM,
+                    progress=lambda number, ratio: say(f"  round {number:>2}: {ratio:.2f}"),
+                )
+        return found
 
 
 def _renewals(rounds: int, seconds: float) -> renewals.Found:

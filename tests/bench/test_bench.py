@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from tests.bench.__main__ import OPTIONS
 from tests.bench.load import percentile
 
 
@@ -21,7 +22,7 @@ def test_it_measures_both_sides_and_writes_what_it_found(tmp_path: Path) -> None
     assert done.returncode == 0, done.stderr
     found = json.loads(output.read_text())
     assert found["conditions"]["grants"] == 50
-    assert set(found["comparisons"]) == {"get_token", "get_token_flat_out"}
+    assert set(found["comparisons"]) == {"get_token", "get_token_flat_out", *OPTIONS}
     for comparison in found["comparisons"].values():
         assert len(comparison["ratios"]) == 2
         assert comparison["ratio"] > 0
