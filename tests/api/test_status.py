@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, cast
 
 import grpc
 import pytest
@@ -10,8 +11,15 @@ from google.rpc import error_details_pb2  # type: ignore[import-untyped]  # type
 
 import tests
 from tokenvault.v1.error_reason_pb2 import ErrorReason
-from tokenvault_sidecar.api.status import CODES, DOMAIN, to_status
-from tokenvault_sidecar.core.errors import GrantNotFound, InvalidRequest, RateLimited, Reason, VaultError
+from tokenvault_sidecar.api.status import CODES, DOMAIN, NO_RETRY, abort, to_status
+from tokenvault_sidecar.core.errors import (
+    GrantNotFound,
+    InvalidRequest,
+    RateLimited,
+    Reason,
+    StoreUnavailable,
+    VaultError,
+)
 
 PROTO = Path(tests.__file__).parents[1] / "proto/tokenvault/v1/error_reason.proto"
 ENUM_VALUE = re.compile(r"((?:^ *//.*\n)+) *ERROR_REASON_(\w+) = \d+;", re.MULTILINE)
@@ -77,3 +85,16 @@ def test_a_wrong_field_is_named() -> None:
     bad = error_details_pb2.BadRequest()
     assert status.details[1].Unpack(bad)
     assert [(v.field, v.description) for v in bad.field_violations] == [("brand_id", "is missing")]
+
+
+async def test_clients_do_not_repeat_by_themselves_what_reached_us() -> None:
+    """RetryInfo says when it pays; a retry policy, which does not read it, is told not to."""
+    ended: list[grpc.Status] = []
+
+    class Context:
+        async def abort_with_status(self, status: grpc.Status) -> None:
+            ended.append(status)
+
+    for error in (StoreUnavailable("full"), GrantNotFound("none")):
+        await abort(cast(Any, Context()), error)
+    assert [NO_RETRY in (status.trailing_metadata or ()) for status in ended] == [True, False]

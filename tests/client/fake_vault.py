@@ -15,6 +15,7 @@ from grpc_status import rpc_status
 
 from tokenvault.v1 import token_vault_pb2 as pb
 from tokenvault.v1.token_vault_pb2_grpc import TokenVaultServicer, add_TokenVaultServicer_to_server
+from tokenvault_sidecar.api.status import NO_RETRY
 from tokenvault_sidecar.devkit import Issued
 
 HANG = object()
@@ -31,6 +32,8 @@ class FakeVault(TokenVaultServicer):
     """Seconds each call had left when it arrived."""
     shown: list[list[str]] = field(default_factory=list)
     """Each call's values of the metadata `authorization`."""
+    forbids_retries: bool = True
+    """As the sidecar does where it says UNAVAILABLE; False: as a proxy before it might."""
 
     def _answer(self, request: Message, context: grpc.ServicerContext) -> Any:
         self.requests.append(request)
@@ -39,7 +42,10 @@ class FakeVault(TokenVaultServicer):
         self.shown.append([str(value) for name, value in metadata if name == "authorization"])
         answer = self.answers.popleft()
         if isinstance(answer, status_pb2.Status):
-            context.abort_with_status(rpc_status.to_status(answer))
+            status = rpc_status.to_status(answer)
+            if self.forbids_retries:
+                status = status._replace(trailing_metadata=(*status.trailing_metadata, NO_RETRY))
+            context.abort_with_status(status)
         if answer is HANG:
             gone = threading.Event()
             context.add_callback(gone.set)

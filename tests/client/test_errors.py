@@ -86,6 +86,15 @@ def test_no_two_reasons_share_a_class_and_every_class_is_public() -> None:
     assert {kind.__name__ for kind in classes} <= set(tokenvault.__all__)
 
 
+async def test_what_the_sidecar_tells_besides_the_reason(
+    vault: AsyncTokenVaultClient, fake: FakeVault
+) -> None:
+    told = status(grpc.StatusCode.NOT_FOUND)
+    info = error_details_pb2.ErrorInfo(reason="GRANT_NOT_FOUND", domain="tokenvault.v1", metadata={"k": "v"})
+    told.details.add().Pack(info)
+    assert (await failure(vault, fake, told)).metadata == {"k": "v"}
+
+
 async def test_how_long_to_wait(vault: AsyncTokenVaultClient, fake: FakeVault) -> None:
     wait = error_details_pb2.RetryInfo(retry_delay=Duration(seconds=2, nanos=500_000_000))
     error = await failure(vault, fake, status(grpc.StatusCode.UNAVAILABLE, wait, reason="AS_UNAVAILABLE"))

@@ -1,4 +1,4 @@
-"""Generates the Python stubs from proto/, or checks that the committed ones are current."""
+"""Generates the Python stubs from proto/, its service config beside them, or checks that all is current."""
 
 import argparse
 import filecmp
@@ -32,6 +32,8 @@ def generate(out: Path) -> None:
     )
     if code:
         sys.exit("protoc failed; what it printed above says where")
+    for config in PROTO.rglob("*_grpc_service_config.json"):
+        shutil.copy(config, out / config.relative_to(PROTO))
 
 
 def main() -> None:

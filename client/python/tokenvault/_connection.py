@@ -3,6 +3,7 @@
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.resources import files
 from pathlib import Path
 
 import grpc
@@ -17,6 +18,12 @@ _VARIABLES = {
 }
 
 _OPTIONS = (
+    # What is repeated by itself is said beside the proto, for all languages; the name server is not asked.
+    (
+        "grpc.service_config",
+        files("tokenvault.v1").joinpath("token_vault_grpc_service_config.json").read_text(),
+    ),
+    ("grpc.service_config_disable_resolution", 1),
     # The sidecar is near: find out fast that it is back after a restart.
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 2_000),

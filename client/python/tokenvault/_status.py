@@ -65,6 +65,7 @@ def error_from(error: grpc.RpcError, *, address: str, timeout: float) -> errors.
         reason=reason,
         code=code,
         retry_after=retry.retry_delay.ToTimedelta().total_seconds() if retry else None,
+        metadata=info.metadata if reason is not None and info else None,
     )
     if isinstance(ours, errors.InvalidRequest) and (bad := _detail(status, error_details_pb2.BadRequest)):
         ours.field_violations = tuple(

@@ -21,8 +21,9 @@ class TokenVaultClient:
 
     Connects by itself at the first call, and again whenever it must. Use it
     as a context manager, or `close()` it. Every call has a deadline and
-    raises a TokenVaultError; none is repeated by itself, but for one whose
-    bearer token was refused.
+    raises a TokenVaultError. By itself only `get_token` and `invalidate` are
+    repeated, where there is no connection, and one whose bearer token was
+    refused.
     """
 
     def __init__(

@@ -30,6 +30,7 @@ TokenVaultError
 └── DeadlineExceeded                     no answer in time: whether it was done is not known
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import grpc
@@ -40,9 +41,10 @@ class TokenVaultError(Exception):
 
     `message` is for the developer or operator; it holds no token, code or
     state. `reason` is the contract's ErrorReason without its prefix, as in
-    "GRANT_NOT_FOUND", or None where the sidecar gave none. `retry_after` is
-    in seconds, None where the sidecar did not say that waiting helps. A
-    reason this client does not know becomes the class that fits `code`.
+    "GRANT_NOT_FOUND", or None where the sidecar gave none, and `metadata`
+    what it told besides. `retry_after` is in seconds, None where the sidecar
+    did not say that waiting helps. A reason this client does not know becomes
+    the class that fits `code`.
     """
 
     def __init__(
@@ -52,12 +54,14 @@ class TokenVaultError(Exception):
         reason: str | None = None,
         code: grpc.StatusCode = grpc.StatusCode.UNKNOWN,
         retry_after: float | None = None,
+        metadata: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(message)
         self.message = message
         self.reason = reason
         self.code = code
         self.retry_after = retry_after
+        self.metadata = dict(metadata or {})
 
 
 class ConsentRequired(TokenVaultError):

@@ -36,6 +36,9 @@ CODES: Final[Mapping[Reason, grpc.StatusCode]] = {
     Reason.INTERNAL: grpc.StatusCode.INTERNAL,
 }
 
+NO_RETRY: Final = ("grpc-retry-pushback-ms", "-1")
+"""The trailing metadata by which a server forbids a retry policy to repeat the call (gRFC A6)."""
+
 
 def to_status(error: VaultError) -> status_pb2.Status:
     """ErrorInfo always, RetryInfo where waiting helps, BadRequest where a field is at fault."""
@@ -53,4 +56,8 @@ def to_status(error: VaultError) -> status_pb2.Status:
 
 async def abort(context: grpc.aio.ServicerContext[Any, Any], error: VaultError) -> Never:
     """End the call with this error's status."""
-    await context.abort_with_status(rpc_status.to_status(to_status(error)))
+    status = rpc_status.to_status(to_status(error))
+    if status.code is grpc.StatusCode.UNAVAILABLE:
+        # Clients repeat what did not reach us. What did, they repeat when RetryInfo says, not by themselves.
+        status = status._replace(trailing_metadata=(*status.trailing_metadata, NO_RETRY))
+    await context.abort_with_status(status)
