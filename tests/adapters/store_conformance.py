@@ -15,6 +15,7 @@ from tokenvault_sidecar.core.ports import (
     Attempt,
     DelegationRow,
     GrantRow,
+    OutcomeRow,
     RevocationRow,
     Store,
     WrappedKey,
@@ -59,6 +60,18 @@ def delegation_row(number: int = 1, context: int = 1, expires_at: float = NOW + 
         expires_at=expires_at,
         sealed=b"sealed delegation",
     )
+
+
+def outcome_row(number: int = 1, context: int = 1, **fields: object) -> OutcomeRow:
+    row = OutcomeRow(
+        key=row_key(2000 + number),
+        context_key=row_key(context),
+        brand="acme",
+        kind=ContextKind.CONVERSATION,
+        purge_at=NOW + 4200.0,
+        sealed=b"sealed outcome",
+    )
+    return replace(row, **fields)  # type: ignore[arg-type]  # a test's row of any fields
 
 
 def revocation_row(number: int = 1, due_at: float = NOW, tries: int = 0) -> RevocationRow:
@@ -285,6 +298,44 @@ class GrantConformance:
         assert keys(ended) == [row_key(2), row_key(3), row_key(1)]
         assert ended[0].attempt == Attempt(leased=True, unanswered=1)
         assert keys(await stand.store.ended_grants(NOW, limit=1)) == [row_key(2)]
+
+
+class OutcomeConformance:
+    async def test_an_outcome_is_kept_with_its_delegation_and_changed(self, stand: Stand) -> None:
+        row = outcome_row()
+        assert not await stand.store.set_outcome(row)
+        await stand.store.put_delegation(delegation_row(), row)
+        assert await stand.peer.get_outcome(row.key) == row
+        changed = replace(row, sealed=b"otherwise", purge_at=NOW + 1.0)
+        assert await stand.peer.set_outcome(changed)
+        assert await stand.store.get_outcome(row.key) == changed
+        assert await stand.store.get_outcome(outcome_row(2).key) is None
+
+    async def test_a_grant_that_completes_writes_the_outcome_with_it(self, stand: Stand) -> None:
+        row, pending, outcome = grant_row(), delegation_row(), outcome_row()
+        done = replace(outcome, sealed=b"done")
+        await stand.store.put_delegation(pending, outcome)
+        assert not await stand.store.put_grant(row, replaces=None, completes=pending.key, outcome=done)
+        assert await stand.store.get_outcome(outcome.key) == outcome
+        await stand.store.take_delegation(pending.key)
+        assert await stand.store.put_grant(row, replaces=None, completes=pending.key, outcome=done)
+        assert await stand.peer.get_outcome(outcome.key) == done
+
+    async def test_a_grant_completes_where_no_outcome_is(self, stand: Stand) -> None:
+        row, pending = grant_row(), delegation_row()
+        await stand.store.put_delegation(pending)
+        await stand.store.take_delegation(pending.key)
+        assert await stand.store.put_grant(row, replaces=None, completes=pending.key, outcome=outcome_row())
+        assert await stand.store.get_outcome(outcome_row().key) is None
+
+    async def test_outcomes_go_with_their_context_and_by_time(self, stand: Stand) -> None:
+        for number, context, purge_at in ((1, 1, NOW), (2, 2, NOW), (3, 3, NOW - 1.0)):
+            row = outcome_row(number, context, purge_at=purge_at)
+            await stand.store.put_delegation(delegation_row(number, context), row)
+        await stand.store.forget_context(row_key(1), version=None)
+        await stand.store.purge_delegations(NOW)
+        left = [await stand.store.get_outcome(outcome_row(n).key) for n in (1, 2, 3)]
+        assert left == [None, outcome_row(2, 2, purge_at=NOW), None]
 
 
 class ForgettingConformance:
@@ -541,6 +592,7 @@ class StoreConformance(
     ForgettingConformance,
     LeaseConformance,
     DelegationConformance,
+    OutcomeConformance,
     RevocationConformance,
     KeyConformance,
 ):

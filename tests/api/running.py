@@ -143,9 +143,12 @@ class Running:
             return await call(data, timeout=DEADLINE)
 
     async def call(self, client: Issued | None, rpc: str, request: Any, **where: Any) -> Any:
-        """One call on a connection of its own."""
+        """One call on a connection of its own; of a stream all that it answers."""
         async with self.channel(client, **where) as channel:
-            return await getattr(TokenVaultStub(channel), rpc)(request, timeout=DEADLINE)
+            call = getattr(TokenVaultStub(channel), rpc)(request, timeout=DEADLINE)
+            if isinstance(call, grpc.aio.UnaryStreamCall):
+                return [answer async for answer in call]
+            return await call
 
 
 @asynccontextmanager

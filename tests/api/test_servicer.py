@@ -10,7 +10,8 @@ from tests.api.test_status import concrete
 from tests.fakes.usecases import issued
 from tokenvault.v1 import token_vault_pb2 as pb
 from tokenvault_sidecar.api.status import CODES, DOMAIN
-from tokenvault_sidecar.core.delegations import AuthorizationResponse, DelegationRequest
+from tokenvault_sidecar.core.challenges import DelegationRequest
+from tokenvault_sidecar.core.delegations import AuthorizationResponse
 from tokenvault_sidecar.core.errors import (
     AnswerLost,
     GrantNotFound,

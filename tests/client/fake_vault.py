@@ -62,6 +62,15 @@ class FakeVault(TokenVaultServicer):
     ) -> pb.CompleteDelegationResponse:
         return self._answer(request, context)  # type: ignore[no-any-return]  # what the test says
 
+    def WatchDelegation(
+        self, request: pb.WatchDelegationRequest, context: grpc.ServicerContext
+    ) -> Iterator[pb.WatchDelegationResponse]:
+        """Its answer is a list: of what to send, and perhaps a Status last."""
+        for answer in self._answer(request, context):
+            if isinstance(answer, status_pb2.Status):
+                context.abort_with_status(rpc_status.to_status(answer))
+            yield answer
+
     def GetToken(self, request: pb.GetTokenRequest, context: grpc.ServicerContext) -> pb.GetTokenResponse:
         return self._answer(request, context)  # type: ignore[no-any-return]  # what the test says
 

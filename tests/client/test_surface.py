@@ -33,7 +33,7 @@ def public(client: type) -> dict[str, inspect.Signature]:
 def test_the_twins_have_the_same_methods_and_signatures() -> None:
     assert public(TokenVaultClient) == public(AsyncTokenVaultClient)
     rpcs = {re.sub("(?<=.)([A-Z])", r"_\1", name).lower() for name in SERVICE.methods_by_name}
-    assert set(public(TokenVaultClient)) == {"__init__", "from_environment", "close"} | rpcs
+    assert set(public(TokenVaultClient)) == {"__init__", "from_environment", "close", "challenge"} | rpcs
 
 
 def test_the_twins_differ_by_await_only() -> None:
@@ -136,6 +136,22 @@ def test_the_readme_s_snippet_with_client_credentials(
         assert service["orders_of"]("alice") == "called with {'Authorization': 'Bearer s3cret'}"
     [[shown]] = fake.shown
     assert shown.startswith("Bearer ey")
+
+
+def test_the_readme_s_snippet_that_waits(address: str, files: Files, fake: FakeVault) -> None:
+    ended = (pb.DELEGATION_STATUS_COMPLETED, pb.DELEGATION_STATUS_DENIED, pb.DELEGATION_STATUS_EXPIRED)
+    reasons = (0, 6, 0)  # ERROR_REASON_AUTHORIZATION_DENIED
+    for status, reason in zip(ended, reasons, strict=True):
+        fake.answers.append(pb.StartDelegationResponse(delegation_id="d", authorization_url="https://as"))
+        fake.answers.append([pb.WatchDelegationResponse(status=status, reason=reason)])  # type: ignore[arg-type]  # a number will do
+    (snippet,) = [text for text in snippets() if "def log_in" in text]
+    said: list[str] = []
+    with TokenVaultClient(address, **files.parameters()) as vault:
+        bot: dict[str, Any] = {"vault": vault, "say": said.append}
+        exec(compile(snippet, README, "exec"), bot)
+        answers = [bot["log_in"]("c-42") for _ in ended]
+    assert answers == ["You are logged in.", "You declined.", "That took too long."]
+    assert said == ["Please log in: https://as"] * 3
 
 
 def test_the_readme_names_every_variable_and_no_unknown_error() -> None:

@@ -10,9 +10,10 @@ from dataclasses import dataclass, field, replace
 from tests.fakes.memory_store import MemoryStore
 from tests.fakes.server import FakeServer
 from tokenvault_sidecar.core.background import Background
-from tokenvault_sidecar.core.delegations import Delegated, DelegationRequest, Delegations
+from tokenvault_sidecar.core.challenges import DelegationRequest
+from tokenvault_sidecar.core.delegations import Delegations
 from tokenvault_sidecar.core.housekeeping import Housekeeping
-from tokenvault_sidecar.core.model import Brand, Context, ContextKind, ContextSettings
+from tokenvault_sidecar.core.model import Brand, Context, ContextKind, ContextSettings, Delegated
 from tokenvault_sidecar.core.ports import Clock, Store
 from tokenvault_sidecar.core.renewal import RenewalSettings, Renewer
 from tokenvault_sidecar.core.revocation import Revoker

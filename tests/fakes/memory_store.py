@@ -6,7 +6,14 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
 from tokenvault_sidecar.core.errors import StoreUnavailable
-from tokenvault_sidecar.core.ports import Attempt, DelegationRow, GrantRow, RevocationRow, WrappedKey
+from tokenvault_sidecar.core.ports import (
+    Attempt,
+    DelegationRow,
+    GrantRow,
+    OutcomeRow,
+    RevocationRow,
+    WrappedKey,
+)
 
 
 class MemoryStore:
@@ -17,6 +24,7 @@ class MemoryStore:
         self.grants: dict[bytes, GrantRow] = {}
         self.delegations: dict[bytes, DelegationRow] = {}
         self.taken: set[bytes] = set()
+        self.outcomes: dict[bytes, OutcomeRow] = {}
         self.revocations: dict[str, RevocationRow] = {}
         self.keys: list[WrappedKey] = []
         self._leases: dict[bytes, tuple[str, float]] = {}
@@ -33,6 +41,7 @@ class MemoryStore:
         replaces: str | None,
         owner: str | None = None,
         completes: bytes | None = None,
+        outcome: OutcomeRow | None = None,
     ) -> bool:
         await self._turn()
         if self._version(row.key) != replaces or (owner is not None and not self._owns(row.key, owner)):
@@ -41,6 +50,8 @@ class MemoryStore:
             if completes not in self.delegations or completes not in self.taken:
                 return False
             del self.delegations[completes]
+            if outcome is not None and outcome.key in self.outcomes:
+                self.outcomes[outcome.key] = outcome
         self.grants[row.key] = replace(row, attempt=replace(row.attempt, leased=False))
         self._leases.pop(row.key, None)
         return True
@@ -69,6 +80,7 @@ class MemoryStore:
         self.grants.pop(key, None)
         self._leases.pop(key, None)
         self.delegations = {k: row for k, row in self.delegations.items() if row.context_key != key}
+        self.outcomes = {k: row for k, row in self.outcomes.items() if row.context_key != key}
         return True
 
     async def acquire_lease(
@@ -116,11 +128,13 @@ class MemoryStore:
         ended = [row for row in self.grants.values() if row.purge_at <= now]
         return [self._seen(row) for row in sorted(ended, key=lambda row: row.purge_at)[:limit]]
 
-    async def put_delegation(self, row: DelegationRow) -> None:
+    async def put_delegation(self, row: DelegationRow, outcome: OutcomeRow | None = None) -> None:
         await self._turn()
         if row.key in self.delegations:
             raise ValueError("a row of this key is there already")
         self.delegations[row.key] = row
+        if outcome is not None:
+            self.outcomes[outcome.key] = outcome
 
     async def get_delegation(self, key: bytes) -> DelegationRow | None:
         await self._turn()
@@ -149,7 +163,19 @@ class MemoryStore:
         stale = [key for key, row in self.delegations.items() if row.expires_at < now]
         for key in stale:
             del self.delegations[key]
+        self.outcomes = {k: row for k, row in self.outcomes.items() if row.purge_at >= now}
         return len(stale)
+
+    async def get_outcome(self, key: bytes) -> OutcomeRow | None:
+        await self._turn()
+        return self.outcomes.get(key)
+
+    async def set_outcome(self, row: OutcomeRow) -> bool:
+        await self._turn()
+        if row.key not in self.outcomes:
+            return False
+        self.outcomes[row.key] = row
+        return True
 
     async def add_revocations(self, rows: Sequence[RevocationRow]) -> None:
         await self._turn()

@@ -1,17 +1,13 @@
 """The use-cases without authorization server or store: what the servicer's tests stand on."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
 
-from tokenvault_sidecar.core.delegations import (
-    AuthorizationResponse,
-    Challenge,
-    Delegated,
-    DelegationRequest,
-    Delegations,
-)
+from tokenvault_sidecar.core.challenges import DelegationRequest
+from tokenvault_sidecar.core.delegations import AuthorizationResponse, Challenge, Delegations
 from tokenvault_sidecar.core.errors import GrantNotFound, StateNotFound
-from tokenvault_sidecar.core.model import Context, ContextKind, Secret
+from tokenvault_sidecar.core.model import Context, ContextKind, Delegated, Outcome, Secret
+from tokenvault_sidecar.core.outcomes import Outcomes
 from tokenvault_sidecar.core.tokens import IssuedToken, Revocation, TokenRequest, Tokens
 
 LINK_EXPIRES_AT = 2_000_000_000.25
@@ -80,6 +76,7 @@ class FakeDelegations(Delegations):
         self.started: list[DelegationRequest] = []
         self.completed: list[AuthorizationResponse] = []
         self.fails: Exception | None = None
+        self.outcomes = FakeOutcomes(self)
 
     async def start(self, request: DelegationRequest) -> Challenge:
         if self.fails is not None:
@@ -114,3 +111,19 @@ class FakeDelegations(Delegations):
             access_token_expires_at=TOKEN_EXPIRES_AT,
             session_ends_at=SESSION_ENDS_AT if consumer else None,
         )
+
+
+class FakeOutcomes(Outcomes):
+    """Knows what is pending as "delegation-1" and so on, and tells that once."""
+
+    def __init__(self, delegations: FakeDelegations) -> None:
+        self._delegations = delegations
+
+    async def watch(
+        self, delegation_id: str, *, caller: str, permit: Callable[[str, Context], None]
+    ) -> AsyncGenerator[Outcome, None]:
+        started = self._delegations.pending.get(delegation_id.replace("delegation", "state"))
+        if started is None or started.caller != caller:
+            raise StateNotFound("the delegation is unknown")
+        permit(started.brand, started.context)
+        yield Outcome(delegation_id, b"", started.brand, started.context, caller, LINK_EXPIRES_AT)

@@ -13,7 +13,7 @@ from tests.fuzz.target import CALLERS, Metadata, Target
 
 @dataclass(frozen=True)
 class Attempt:
-    """One call. `live`: with the state and code, or the token version, that are good just now."""
+    """One call. `live`: with the state and code, delegation, or token version, that are good just now."""
 
     caller: str
     messages: list[Message]
@@ -47,6 +47,8 @@ async def make(target: Target, method: MethodDescriptor, attempt: Attempt) -> tu
             good = {"state": came_back.state.reveal(), "code": came_back.code.reveal()}
             message.MergeFrom(type(message)(iss=came_back.iss, **good))
             message.ClearField("error")
+        elif "delegation_id" in fields:
+            message.MergeFrom(type(message)(delegation_id=await target.delegation()))
         elif "rejected_token_version" in fields:
             message.MergeFrom(type(message)(rejected_token_version=await target.version()))
     shown = [("authorization", target.bearer())] if attempt.bearer else []

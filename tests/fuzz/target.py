@@ -23,6 +23,7 @@ from tokenvault_sidecar.api.guard import Admission, Guard
 from tokenvault_sidecar.api.record import recorder
 from tokenvault_sidecar.api.server import HealthServicer, build_server
 from tokenvault_sidecar.api.servicer import Servicer
+from tokenvault_sidecar.core.challenges import DelegationRequest
 from tokenvault_sidecar.core.delegations import AuthorizationResponse
 from tokenvault_sidecar.core.limits import Limits
 from tokenvault_sidecar.core.model import ContextKind
@@ -111,6 +112,10 @@ class Target:
     async def login(self) -> AuthorizationResponse:
         """What a consumer's browser brings back of a new delegation."""
         return self.world.server.login(await self.world.challenge(ALICE))
+
+    async def delegation(self) -> str:
+        """The id of a delegation that has begun."""
+        return (await self.world.delegations.start(DelegationRequest("acme", ALICE, "bot"))).delegation_id
 
     async def version(self) -> str:
         """The token version stored now for the consumer, empty where there is none."""

@@ -62,8 +62,9 @@ class Sidecar:
             record=recorder(audit, vault.context_key) if audit else None,
             longest=config.limits.longest_call,
         )
+        self._delegations = Delegations(vault, self._revoker)
         self._server, self.addresses = build_server(
-            Servicer(Delegations(vault, self._revoker), Tokens(vault, self._renewer, self._revoker)),
+            Servicer(self._delegations, Tokens(vault, self._renewer, self._revoker)),
             self._guard,
             config.server.listen,
             tls_files(config),
@@ -148,6 +149,7 @@ class Sidecar:
         drain, redemption = self._config.server.drain_timeout, self._config.renewal.redemption_deadline
         deadline = asyncio.get_running_loop().time() + drain
         await self._tell_health(HealthStatus.NOT_SERVING)
+        self._delegations.outcomes.close()
         self._housekeeping.cancel()
         with suppress(asyncio.CancelledError):
             await self._housekeeping

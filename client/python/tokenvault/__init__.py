@@ -7,7 +7,8 @@
 """
 
 from tokenvault.aio import AsyncTokenVaultClient
-from tokenvault.client import TokenVaultClient
+from tokenvault.aio import PendingChallenge as AsyncPendingChallenge
+from tokenvault.client import PendingChallenge, TokenVaultClient
 from tokenvault.credentials import ClientCredentials
 from tokenvault.errors import (
     AccessDenied,
@@ -20,6 +21,7 @@ from tokenvault.errors import (
     CredentialsRefused,
     CredentialsUnavailable,
     DeadlineExceeded,
+    DelegationExpired,
     DelegationFailed,
     FieldViolation,
     GrantExpired,
@@ -48,6 +50,8 @@ __all__ = [
     "ClientCredentials",
     # answers
     "Challenge",
+    "PendingChallenge",
+    "AsyncPendingChallenge",
     "Delegated",
     "Token",
     "Revocation",
@@ -59,6 +63,7 @@ __all__ = [
     "SessionEnded",
     "ScopeNotGranted",
     "DelegationFailed",
+    "DelegationExpired",
     "StateNotFound",
     "AuthorizationDenied",
     "CodeRejected",

@@ -10,7 +10,10 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from tokenvault import errors
+from tokenvault._status import failure
 from tokenvault.models import Challenge, Delegated, Revocation, Token
+from tokenvault.v1 import error_reason_pb2 as reasons
 from tokenvault.v1 import token_vault_pb2 as pb
 
 Request = TypeVar("Request", bound=Message)
@@ -83,6 +86,21 @@ def complete_delegation(
     return Call(pb.CompleteDelegationRequest(**sent), _delegated, timeout=30.0)  # the code is exchanged
 
 
+def watch_delegation(
+    delegation_id: str,
+) -> Call[pb.WatchDelegationRequest, pb.WatchDelegationResponse, Delegated]:
+    # The consumer's time, not the network's: the sidecar ends it when the link does.
+    return Call(pb.WatchDelegationRequest(delegation_id=delegation_id), _outcome, timeout=86400.0)
+
+
+def resume_after(error: errors.Unavailable, deadline: Deadline) -> float:
+    """Seconds until a watch that broke is to be taken up again. Raises the error where no time is left."""
+    pause = error.retry_after or 0.5
+    if deadline.left() <= pause:
+        raise error
+    return pause
+
+
 def get_token(
     brand: str,
     *,
@@ -138,6 +156,18 @@ def _delegated(response: pb.CompleteDelegationResponse) -> Delegated:
         access_token_expire_time=_optional_time(response, "access_token_expire_time"),
         session_expire_time=_optional_time(response, "session_expire_time"),
     )
+
+
+def _outcome(response: pb.WatchDelegationResponse) -> Delegated:
+    """What was delegated. Raises DelegationFailed, and Unavailable for a stream without an end."""
+    if response.status == pb.DELEGATION_STATUS_COMPLETED:
+        return _delegated(response.delegated)
+    if response.status == pb.DELEGATION_STATUS_EXPIRED:
+        raise errors.DelegationExpired("the consumer did not come back in time: start a new delegation")
+    if response.status in (pb.DELEGATION_STATUS_DENIED, pb.DELEGATION_STATUS_FAILED):
+        known = reasons.ErrorReason.DESCRIPTOR.values_by_number.get(response.reason)
+        raise failure(known.name.removeprefix("ERROR_REASON_") if known else None)
+    raise errors.Unavailable("the sidecar stopped telling what becomes of the delegation: watch it again")
 
 
 def _token(response: pb.GetTokenResponse) -> Token:

@@ -74,6 +74,14 @@ def error_from(error: grpc.RpcError, *, address: str, timeout: float) -> errors.
     return ours
 
 
+def failure(reason: str | None) -> errors.DelegationFailed:
+    """What a delegation came to, by the reason it is told with."""
+    kind = _BY_REASON.get(reason or "", errors.DelegationFailed)
+    if not issubclass(kind, errors.DelegationFailed):
+        kind = errors.DelegationFailed
+    return kind(f"the delegation failed ({reason}): nothing was stored, start a new one", reason=reason)
+
+
 def _status(error: grpc.RpcError) -> status_pb2.Status:
     """What the sidecar said; empty where it was not the sidecar that spoke."""
     try:

@@ -1,6 +1,7 @@
 """The asyncio client: the synchronous one's twin, method by method."""
 
 import asyncio
+from asyncio import sleep
 from collections.abc import Iterable, Mapping
 from types import TracebackType
 from typing import Self
@@ -12,8 +13,9 @@ from tokenvault._calls import Call, Deadline, Request, Response, Result, bearer
 from tokenvault._connection import StrPath, connection, from_environment
 from tokenvault._status import error_from
 from tokenvault.credentials import ClientCredentials
-from tokenvault.errors import BearerInvalid
+from tokenvault.errors import BearerInvalid, Unavailable
 from tokenvault.models import Challenge, Delegated, Revocation, Token
+from tokenvault.v1 import token_vault_pb2 as pb
 from tokenvault.v1.token_vault_pb2_grpc import TokenVaultStub
 
 
@@ -99,6 +101,42 @@ class AsyncTokenVaultClient:
         )
         return await self._make(self._stub.CompleteDelegation, call, timeout)
 
+    async def watch_delegation(self, delegation_id: str, *, timeout: float | None = None) -> Delegated:
+        """What becomes of a delegation: as `TokenVaultClient.watch_delegation`."""
+        call = _calls.watch_delegation(delegation_id)
+        deadline = call.deadline(timeout)
+        while True:
+            try:
+                return await self._make(self._last_event, call, deadline.left())  # type: ignore[arg-type]  # called alike
+            except Unavailable as error:
+                pause = _calls.resume_after(error, deadline)
+            await sleep(pause)
+
+    async def challenge(
+        self,
+        brand: str,
+        *,
+        consumer: str | None = None,
+        conversation: str | None = None,
+        scopes: str | Iterable[str] = (),
+        redirect_uri: str | None = None,
+        expected_subject: str | None = None,
+        authorization_parameters: Mapping[str, str] | None = None,
+        timeout: float | None = None,
+    ) -> "PendingChallenge":
+        """Start a delegation, of which the `outcome` can be awaited: as `TokenVaultClient.challenge`."""
+        started = await self.start_delegation(
+            brand,
+            consumer=consumer,
+            conversation=conversation,
+            scopes=scopes,
+            redirect_uri=redirect_uri,
+            expected_subject=expected_subject,
+            authorization_parameters=authorization_parameters,
+            timeout=timeout,
+        )
+        return PendingChallenge(self, started)
+
     async def get_token(
         self,
         brand: str,
@@ -147,6 +185,14 @@ class AsyncTokenVaultClient:
     ) -> None:
         await self.close()
 
+    async def _last_event(
+        self, request: pb.WatchDelegationRequest, *, timeout: float, metadata: tuple[tuple[str, str], ...]
+    ) -> pb.WatchDelegationResponse:
+        last = pb.WatchDelegationResponse()
+        async for event in self._stub.WatchDelegation(request, timeout=timeout, metadata=metadata):
+            last = event
+        return last
+
     async def _make(
         self,
         rpc: "grpc.aio.UnaryUnaryMultiCallable[Request, Response]",
@@ -175,3 +221,24 @@ class AsyncTokenVaultClient:
         except grpc.RpcError as error:
             raise error_from(error, address=self._connection.address, timeout=deadline.seconds) from None
         return call.read(response)
+
+
+class PendingChallenge:
+    """A link that asks a consumer for access, and what comes of it.
+
+    `authorization_url` is for the consumer's browser: it works once, until
+    `expire_time`, and belongs in no log. `delegation_id` is no secret.
+    """
+
+    def __init__(self, vault: AsyncTokenVaultClient, started: Challenge) -> None:
+        self._vault = vault
+        self.delegation_id = started.delegation_id
+        self.authorization_url = started.authorization_url
+        self.expire_time = started.expire_time
+
+    def __repr__(self) -> str:
+        return f"PendingChallenge({self.delegation_id!r})"
+
+    async def outcome(self, *, timeout: float | None = None) -> Delegated:
+        """Wait for it: as `watch_delegation`."""
+        return await self._vault.watch_delegation(self.delegation_id, timeout=timeout)

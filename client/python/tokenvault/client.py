@@ -1,6 +1,7 @@
 """The synchronous client."""
 
 from collections.abc import Iterable, Mapping
+from time import sleep
 from types import TracebackType
 from typing import Self
 
@@ -11,8 +12,9 @@ from tokenvault._calls import Call, Deadline, Request, Response, Result, bearer
 from tokenvault._connection import StrPath, connection, from_environment
 from tokenvault._status import error_from
 from tokenvault.credentials import ClientCredentials
-from tokenvault.errors import BearerInvalid
+from tokenvault.errors import BearerInvalid, Unavailable
 from tokenvault.models import Challenge, Delegated, Revocation, Token
+from tokenvault.v1 import token_vault_pb2 as pb
 from tokenvault.v1.token_vault_pb2_grpc import TokenVaultStub
 
 
@@ -134,6 +136,56 @@ class TokenVaultClient:
         )
         return self._make(self._stub.CompleteDelegation, call, timeout)
 
+    def watch_delegation(self, delegation_id: str, *, timeout: float | None = None) -> Delegated:
+        """What becomes of a delegation: waits until the consumer has come back, whoever completed it.
+
+        Raises DelegationFailed: AuthorizationDenied where the consumer
+        declined, DelegationExpired where they did not come back in time.
+        `timeout` in seconds, of this alone; None: as long as the link works.
+        A connection that breaks meanwhile is made anew.
+        """
+        call = _calls.watch_delegation(delegation_id)
+        deadline = call.deadline(timeout)
+        while True:
+            try:
+                return self._make(self._last_event, call, deadline.left())  # type: ignore[arg-type]  # called alike
+            except Unavailable as error:
+                pause = _calls.resume_after(error, deadline)
+            sleep(pause)
+
+    def challenge(
+        self,
+        brand: str,
+        *,
+        consumer: str | None = None,
+        conversation: str | None = None,
+        scopes: str | Iterable[str] = (),
+        redirect_uri: str | None = None,
+        expected_subject: str | None = None,
+        authorization_parameters: Mapping[str, str] | None = None,
+        timeout: float | None = None,
+    ) -> "PendingChallenge":
+        """Start a delegation, of which the `outcome` can be waited for.
+
+            challenge = vault.challenge("acme", conversation="c-42")
+            say(f"Please log in: {challenge.authorization_url}")
+            challenge.outcome()
+
+        The arguments are `start_delegation`'s. The redirect must reach the
+        sidecar's callback listener, or come to `complete_delegation`.
+        """
+        started = self.start_delegation(
+            brand,
+            consumer=consumer,
+            conversation=conversation,
+            scopes=scopes,
+            redirect_uri=redirect_uri,
+            expected_subject=expected_subject,
+            authorization_parameters=authorization_parameters,
+            timeout=timeout,
+        )
+        return PendingChallenge(self, started)
+
     def get_token(
         self,
         brand: str,
@@ -197,6 +249,14 @@ class TokenVaultClient:
     ) -> None:
         self.close()
 
+    def _last_event(
+        self, request: pb.WatchDelegationRequest, *, timeout: float, metadata: tuple[tuple[str, str], ...]
+    ) -> pb.WatchDelegationResponse:
+        last = pb.WatchDelegationResponse()
+        for event in self._stub.WatchDelegation(request, timeout=timeout, metadata=metadata):
+            last = event
+        return last
+
     def _make(
         self,
         rpc: "grpc.UnaryUnaryMultiCallable[Request, Response]",
@@ -225,3 +285,24 @@ class TokenVaultClient:
         except grpc.RpcError as error:
             raise error_from(error, address=self._connection.address, timeout=deadline.seconds) from None
         return call.read(response)
+
+
+class PendingChallenge:
+    """A link that asks a consumer for access, and what comes of it.
+
+    `authorization_url` is for the consumer's browser: it works once, until
+    `expire_time`, and belongs in no log. `delegation_id` is no secret.
+    """
+
+    def __init__(self, vault: TokenVaultClient, started: Challenge) -> None:
+        self._vault = vault
+        self.delegation_id = started.delegation_id
+        self.authorization_url = started.authorization_url
+        self.expire_time = started.expire_time
+
+    def __repr__(self) -> str:
+        return f"PendingChallenge({self.delegation_id!r})"
+
+    def outcome(self, *, timeout: float | None = None) -> Delegated:
+        """Wait for it: as `watch_delegation`."""
+        return self._vault.watch_delegation(self.delegation_id, timeout=timeout)

@@ -7,6 +7,7 @@ TokenVaultError
 │   └── SessionEnded                     the consumer's session is over
 ├── ScopeNotGranted                      more was asked for than was granted
 ├── DelegationFailed                     nothing was stored; start a new delegation
+│   ├── DelegationExpired                the consumer did not come back in time
 │   ├── StateNotFound
 │   ├── AuthorizationDenied              most often: the consumer declined
 │   ├── CodeRejected
@@ -90,6 +91,10 @@ class ScopeNotGranted(TokenVaultError):
 
 class DelegationFailed(TokenVaultError):
     """The delegation came to nothing, and nothing was stored: start a new one."""
+
+
+class DelegationExpired(DelegationFailed):
+    """The consumer did not come back before the link's end."""
 
 
 class StateNotFound(DelegationFailed):

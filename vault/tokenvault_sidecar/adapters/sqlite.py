@@ -16,7 +16,14 @@ from tokenvault_sidecar.adapters.sqlite_file import StoreOpenError, open_file
 from tokenvault_sidecar.adapters.sqlite_schema import Connection
 from tokenvault_sidecar.adapters.sqlite_writer import Writer, unavailable
 from tokenvault_sidecar.core.model import ContextKind
-from tokenvault_sidecar.core.ports import Attempt, DelegationRow, GrantRow, RevocationRow, WrappedKey
+from tokenvault_sidecar.core.ports import (
+    Attempt,
+    DelegationRow,
+    GrantRow,
+    OutcomeRow,
+    RevocationRow,
+    WrappedKey,
+)
 
 __all__ = ["SqliteStore", "StoreOpenError"]
 
@@ -78,6 +85,11 @@ _IS_TAKEN = "SELECT 1 FROM delegations WHERE key = ? AND taken"
 _INSERT_DELEGATION = """
     INSERT INTO delegations (key, context_key, brand, kind, expires_at, sealed) VALUES (?, ?, ?, ?, ?, ?)
 """
+_INSERT_OUTCOME = """
+    INSERT INTO outcomes (key, context_key, brand, kind, purge_at, sealed) VALUES (?, ?, ?, ?, ?, ?)
+"""
+_SELECT_OUTCOME = "SELECT key, context_key, brand, kind, purge_at, sealed FROM outcomes WHERE key = ?"
+_SET_OUTCOME = "UPDATE outcomes SET purge_at = ?, sealed = ? WHERE key = ?"
 _INSERT_REVOCATION = """
     INSERT INTO revocations (id, brand, due_at, give_up_at, sealed, tries) VALUES (?, ?, ?, ?, ?, ?)
 """
@@ -154,6 +166,7 @@ class SqliteStore:
         replaces: str | None,
         owner: str | None = None,
         completes: bytes | None = None,
+        outcome: OutcomeRow | None = None,
     ) -> bool:
         if replaces is None and owner is not None:  # where no row is, no lease is
             return False
@@ -166,6 +179,8 @@ class SqliteStore:
             written = _change(connection, sql, values) == 1
             if written and completes is not None:
                 _change(connection, "DELETE FROM delegations WHERE key = ?", (completes,))
+                if outcome is not None:
+                    _change(connection, _SET_OUTCOME, (outcome.purge_at, outcome.sealed, outcome.key))
             return written
 
         return await self._writer.write(put)
@@ -188,6 +203,7 @@ class SqliteStore:
             elif not _change(connection, _DELETE_GRANT, {"key": key, "version": version, "was": was}):
                 return False
             connection.execute("DELETE FROM delegations WHERE context_key = ?", (key,))
+            connection.execute("DELETE FROM outcomes WHERE context_key = ?", (key,))
             connection.executemany(_INSERT_REVOCATION, map(_revocation_values, revocations))
             return True
 
@@ -227,9 +243,14 @@ class SqliteStore:
     async def ended_grants(self, now: float, *, limit: int) -> Sequence[GrantRow]:
         return [self._grant(row) for row in self._read(_ENDED_GRANTS, (now, limit))]
 
-    async def put_delegation(self, row: DelegationRow) -> None:
-        values = (row.key, row.context_key, row.brand, row.kind.value, row.expires_at, row.sealed)
-        await self._change(_INSERT_DELEGATION, values)
+    async def put_delegation(self, row: DelegationRow, outcome: OutcomeRow | None = None) -> None:
+        def put(connection: Connection) -> None:
+            values = (row.key, row.context_key, row.brand, row.kind.value, row.expires_at, row.sealed)
+            connection.execute(_INSERT_DELEGATION, values)
+            if outcome is not None:
+                connection.execute(_INSERT_OUTCOME, _outcome_values(outcome))
+
+        await self._writer.write(put)
 
     async def get_delegation(self, key: bytes) -> DelegationRow | None:
         rows = self._read(_SELECT_DELEGATION, (key,))
@@ -245,9 +266,18 @@ class SqliteStore:
         return await self._change("UPDATE delegations SET taken = 0 WHERE key = ? AND taken", (key,))
 
     async def purge_delegations(self, now: float) -> int:
-        return await self._writer.write(
-            lambda connection: _change(connection, "DELETE FROM delegations WHERE expires_at < ?", (now,))
-        )
+        def purge(connection: Connection) -> int:
+            connection.execute("DELETE FROM outcomes WHERE purge_at < ?", (now,))
+            return _change(connection, "DELETE FROM delegations WHERE expires_at < ?", (now,))
+
+        return await self._writer.write(purge)
+
+    async def get_outcome(self, key: bytes) -> OutcomeRow | None:
+        rows = self._read(_SELECT_OUTCOME, (key,))
+        return _outcome(rows[0]) if rows else None
+
+    async def set_outcome(self, row: OutcomeRow) -> bool:
+        return await self._change(_SET_OUTCOME, (row.purge_at, row.sealed, row.key))
 
     async def add_revocations(self, rows: Sequence[RevocationRow]) -> None:
         def add(connection: Connection) -> None:
@@ -335,6 +365,15 @@ def _attempt_values(attempt: Attempt) -> dict[str, object]:
 def _delegation(row: Any) -> DelegationRow:
     key, context_key, brand, kind, expires_at, sealed = row
     return DelegationRow(key, context_key, brand, ContextKind(kind), expires_at, sealed)
+
+
+def _outcome(row: Any) -> OutcomeRow:
+    key, context_key, brand, kind, purge_at, sealed = row
+    return OutcomeRow(key, context_key, brand, ContextKind(kind), purge_at, sealed)
+
+
+def _outcome_values(row: OutcomeRow) -> tuple[object, ...]:
+    return (row.key, row.context_key, row.brand, row.kind.value, row.purge_at, row.sealed)
 
 
 def _revocation_values(row: RevocationRow) -> tuple[object, ...]:

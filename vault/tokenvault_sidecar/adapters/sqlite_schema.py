@@ -133,4 +133,15 @@ def _first(db: sqlite_utils.Database) -> None:
     )
 
 
-MIGRATIONS: tuple[Callable[[sqlite_utils.Database], None], ...] = (_first,)
+def _outcomes(db: sqlite_utils.Database) -> None:
+    db.table("outcomes").create(
+        {"key": bytes, "context_key": bytes, "brand": str, "kind": str, "purge_at": float, "sealed": bytes},
+        pk="key",
+        not_null={"key", "context_key", "brand", "kind", "purge_at", "sealed"},
+        strict=True,
+    )
+    db.table("outcomes").create_index(["context_key"])
+    db.table("outcomes").create_index(["purge_at"])
+
+
+MIGRATIONS: tuple[Callable[[sqlite_utils.Database], None], ...] = (_first, _outcomes)

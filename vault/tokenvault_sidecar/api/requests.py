@@ -11,7 +11,8 @@ from typing import Final
 from google.protobuf.duration_pb2 import Duration
 
 from tokenvault.v1 import token_vault_pb2 as pb
-from tokenvault_sidecar.core.delegations import AuthorizationResponse, DelegationRequest
+from tokenvault_sidecar.core.challenges import DelegationRequest
+from tokenvault_sidecar.core.delegations import AuthorizationResponse
 from tokenvault_sidecar.core.errors import InvalidRequest
 from tokenvault_sidecar.core.model import Context, ContextKind, Secret
 from tokenvault_sidecar.core.policy import Allow
@@ -27,6 +28,7 @@ MAX_STATE: Final = 512
 MAX_CODE: Final = 4096
 MAX_ERROR: Final = 256
 MAX_VERSION: Final = 128
+MAX_DELEGATION_ID: Final = 128
 MAX_MIN_TTL: Final = 3600
 
 _BRAND: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -116,6 +118,16 @@ def authorization_response(request: pb.CompleteDelegationRequest) -> Authorizati
         iss=request.iss or None,
         error=request.error or None,
     )
+
+
+def delegation_id(request: pb.WatchDelegationRequest) -> str:
+    """The delegation meant."""
+    given = request.delegation_id
+    if not given:
+        raise InvalidRequest("delegation_id", "is missing")
+    if len(given) > MAX_DELEGATION_ID or not _PRINTABLE.fullmatch(given):
+        raise InvalidRequest("delegation_id", "is no delegation's id")
+    return given
 
 
 def token_request(

@@ -4,15 +4,23 @@ from typing import Final
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from tokenvault.v1 import error_reason_pb2 as reasons
 from tokenvault.v1 import token_vault_pb2 as pb
-from tokenvault_sidecar.core.delegations import Challenge, Delegated
-from tokenvault_sidecar.core.model import Context, ContextKind
+from tokenvault_sidecar.core.delegations import Challenge
+from tokenvault_sidecar.core.model import Context, ContextKind, Delegated, DelegationStatus, Outcome
 from tokenvault_sidecar.core.tokens import IssuedToken, Revocation
 
 _REVOCATIONS: Final = {
     Revocation.NOT_FOUND: pb.REVOCATION_NOT_FOUND,
     Revocation.QUEUED: pb.REVOCATION_QUEUED,
     Revocation.NOT_SUPPORTED: pb.REVOCATION_NOT_SUPPORTED,
+}
+_STATUSES: Final = {
+    DelegationStatus.PENDING: pb.DELEGATION_STATUS_PENDING,
+    DelegationStatus.COMPLETED: pb.DELEGATION_STATUS_COMPLETED,
+    DelegationStatus.DENIED: pb.DELEGATION_STATUS_DENIED,
+    DelegationStatus.FAILED: pb.DELEGATION_STATUS_FAILED,
+    DelegationStatus.EXPIRED: pb.DELEGATION_STATUS_EXPIRED,
 }
 
 
@@ -38,6 +46,17 @@ def delegated(answer: Delegated) -> pb.CompleteDelegationResponse:
         _set(response.access_token_expire_time, answer.access_token_expires_at)
     if answer.session_ends_at is not None:
         _set(response.session_expire_time, answer.session_ends_at)
+    return response
+
+
+def outcome(answer: Outcome) -> pb.WatchDelegationResponse:
+    """An answer to WatchDelegation."""
+    response = pb.WatchDelegationResponse(status=_STATUSES[answer.status])
+    if answer.reason is not None:
+        response.reason = reasons.ErrorReason.Value(f"ERROR_REASON_{answer.reason.value}")
+    if answer.delegated is not None:
+        response.delegated.CopyFrom(delegated(answer.delegated))
+    _set(response.expire_time, answer.expires_at)
     return response
 
 

@@ -2,6 +2,8 @@
 
 # ruff: noqa: N802 the methods have the names of the proto's RPCs
 
+from collections.abc import AsyncIterator
+from contextlib import aclosing
 from dataclasses import replace
 from typing import Any
 
@@ -50,6 +52,22 @@ class Servicer(TokenVaultServicer):
         return responses.delegated(
             await self._delegations.complete(answer, caller=caller.name, permit=permit)
         )
+
+    async def WatchDelegation(
+        self, request: pb.WatchDelegationRequest, context: _Context
+    ) -> AsyncIterator[pb.WatchDelegationResponse]:
+        call, caller = _call()
+        delegation_id = requests.delegation_id(request)
+        Policy.check(caller, Call(Rpc.WATCH_DELEGATION))
+
+        def permit(brand: str, whose: Context) -> None:
+            call.brand, call.context = brand, whose
+            Policy.check(caller, Call(Rpc.WATCH_DELEGATION, brand, whose.kind))
+
+        watching = self._delegations.outcomes.watch(delegation_id, caller=caller.name, permit=permit)
+        async with aclosing(watching) as outcomes:
+            async for outcome in outcomes:
+                yield responses.outcome(outcome)
 
     async def GetToken(self, request: pb.GetTokenRequest, context: _Context) -> pb.GetTokenResponse:
         call, caller = _call()

@@ -3,10 +3,11 @@
 import asyncio
 import base64
 import hashlib
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
-from tokenvault_sidecar.core import responses
+from tokenvault_sidecar.core import challenges, responses
+from tokenvault_sidecar.core.challenges import DelegationRequest
 from tokenvault_sidecar.core.errors import (
     AnswerLost,
     AuthorizationDenied,
@@ -14,9 +15,7 @@ from tokenvault_sidecar.core.errors import (
     DelegationFailed,
     InvalidGrant,
     InvalidIdToken,
-    InvalidRequest,
     IssuerMismatch,
-    PolicyDenied,
     ServerMisconfigured,
     ServerUnavailable,
     StateNotFound,
@@ -28,23 +27,24 @@ from tokenvault_sidecar.core.model import (
     Brand,
     Context,
     ContextKind,
+    Delegated,
     Delegation,
     Grant,
     Secret,
     Session,
     TokenSet,
 )
+from tokenvault_sidecar.core.outcomes import Outcomes
 from tokenvault_sidecar.core.ports import (
     AuthorizationRequest,
     AuthorizationServer,
     DelegationRow,
+    OutcomeRow,
     ServerFacts,
     TokenAnswer,
 )
 from tokenvault_sidecar.core.revocation import Revoker
 from tokenvault_sidecar.core.vault import Vault
-
-OPENID = "openid"
 
 STORE_PAUSES = (0.05, 0.2, 0.5, 1.0, 2.0)
 """Seconds between tries to store what a code was exchanged for."""
@@ -69,23 +69,6 @@ _REGISTERED_ERRORS = frozenset(
 
 
 @dataclass(frozen=True, slots=True)
-class DelegationRequest:
-    """What StartDelegation asks for. No scopes, no redirect URI: the brand's own.
-
-    `askable` are the scopes the caller may ask for, None any.
-    """
-
-    brand: str
-    context: Context
-    caller: str
-    scopes: tuple[str, ...] = ()
-    redirect_uri: str | None = None
-    expected_subject: str | None = None
-    parameters: Mapping[str, str] = field(default_factory=dict)
-    askable: frozenset[str] | None = None
-
-
-@dataclass(frozen=True, slots=True)
 class Challenge:
     """A link for the consumer's browser. It holds the state, so it is a secret of theirs."""
 
@@ -104,24 +87,13 @@ class AuthorizationResponse:
     error: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Delegated:
-    """What the consumer has delegated."""
-
-    brand: str
-    context: Context
-    scopes: tuple[str, ...]
-    subject: str | None
-    access_token_expires_at: float | None
-    session_ends_at: float | None
-
-
 class Delegations:
     """Pending challenges, from their start to the grant they leave."""
 
     def __init__(self, vault: Vault, revoker: Revoker) -> None:
         self._vault = vault
         self._revoker = revoker
+        self.outcomes = Outcomes(vault)
 
     async def start(self, request: DelegationRequest) -> Challenge:
         """A new challenge.
@@ -134,8 +106,8 @@ class Delegations:
             brand=brand.id,
             context=request.context,
             caller=request.caller,
-            redirect_uri=_redirect_uri(brand, request),
-            scopes=_scopes(brand, request),
+            redirect_uri=challenges.redirect_uri(brand, request),
+            scopes=challenges.scopes(brand, request),
             nonce=Secret(self._vault.new_secret()),
             code_verifier=Secret(self._vault.new_secret()),
             expires_at=self._vault.clock() + brand.delegation_lifetime,
@@ -148,12 +120,13 @@ class Delegations:
             state=state,
             nonce=delegation.nonce,
             code_challenge=code_challenge(delegation.code_verifier),
-            parameters=_parameters(brand, request),
+            parameters=challenges.parameters(brand, request),
         )
         server = self._vault.servers[brand.id]
         await server.prepare()
         url = await server.authorization_url(authorization)
-        await self._vault.store.put_delegation(self._vault.sealer.seal_delegation(state, delegation))
+        row = self._vault.sealer.seal_delegation(state, delegation)
+        await self._vault.store.put_delegation(row, self.outcomes.pending(row.key, delegation))
         return Challenge(delegation.id, Secret(url), delegation.expires_at)
 
     async def complete(
@@ -194,7 +167,9 @@ class Delegations:
             delegated = await self._redeem(response, delegation, row, brand, server, facts)
         except VaultError as error:
             self._vault.events("delegation", brand=brand.id, outcome=error.reason.value.lower())
+            await self.outcomes.failed(row.key, delegation, error)
             raise
+        self.outcomes.wake(delegation)
         self._vault.events("delegation", brand=brand.id, outcome="completed")
         return delegated
 
@@ -223,8 +198,7 @@ class Delegations:
             grant = await self._consumer_grant(brand, delegation, tokens, server)
         else:
             grant = self._conversation_grant(brand, tokens)
-        await self._keep_patiently(row.key, delegation, grant)
-        return Delegated(
+        delegated = Delegated(
             brand=brand.id,
             context=delegation.context,
             scopes=grant.tokens.scopes,
@@ -232,6 +206,9 @@ class Delegations:
             access_token_expires_at=grant.tokens.expires_at,
             session_ends_at=grant.session.ends_at if grant.session else None,
         )
+        outcome = self.outcomes.completed(row.key, delegation, delegated)
+        await self._keep_patiently(row.key, delegation, grant, outcome)
+        return delegated
 
     async def _exchange(
         self, code: Secret, delegation: Delegation, row: DelegationRow, server: AuthorizationServer
@@ -296,17 +273,19 @@ class Delegations:
             tokens=replace(tokens, id_token_expires_at=claims.expires_at),
         )
 
-    async def _keep_patiently(self, taken: bytes, delegation: Delegation, grant: Grant) -> None:
+    async def _keep_patiently(
+        self, taken: bytes, delegation: Delegation, grant: Grant, outcome: OutcomeRow
+    ) -> None:
         """Store the grant, through a short failure of the store: the code cannot be used again."""
         for pause in STORE_PAUSES:
             try:
-                return await self._keep(taken, delegation, grant)
+                return await self._keep(taken, delegation, grant, outcome)
             except StoreUnavailable:
                 self._vault.events("delegation_unsaved", brand=grant.brand, retry_in=pause)
                 await asyncio.sleep(pause)
-        return await self._keep(taken, delegation, grant)
+        return await self._keep(taken, delegation, grant, outcome)
 
-    async def _keep(self, taken: bytes, delegation: Delegation, grant: Grant) -> None:
+    async def _keep(self, taken: bytes, delegation: Delegation, grant: Grant, outcome: OutcomeRow) -> None:
         """Store the grant in place of the context's former one, of the same person only.
 
         The row key is made of what was sealed, not of a column. A context that
@@ -323,7 +302,7 @@ class Delegations:
                     "nothing was stored; Invalidate the consumer first if the change is meant"
                 )
             replaces = stored[0].version if stored else None
-            if await self._vault.store.put_grant(new, replaces=replaces, completes=taken):
+            if await self._vault.store.put_grant(new, replaces=replaces, completes=taken, outcome=outcome):
                 return
             if not await self._vault.store.is_taken(taken):
                 await self._revoker.queue(grant, refresh_token=True)
@@ -338,39 +317,7 @@ def code_challenge(verifier: Secret) -> str:
 
 def _logs_in(delegation: Delegation) -> bool:
     """Whether an id token is due, and is looked at."""
-    return delegation.context.kind is ContextKind.CONSUMER and OPENID in delegation.scopes
-
-
-def _redirect_uri(brand: Brand, request: DelegationRequest) -> str:
-    wanted = request.redirect_uri or brand.redirect_uris[0]
-    if wanted not in brand.redirect_uris:
-        raise InvalidRequest("redirect_uri", f"is not one of the registered ones of brand {brand.id!r}")
-    return wanted
-
-
-def _scopes(brand: Brand, request: DelegationRequest) -> tuple[str, ...]:
-    settings = brand.contexts[request.context.kind]
-    scopes = request.scopes or settings.scopes
-    unknown = [s for s in scopes if s not in settings.allowed_scopes]
-    if unknown:
-        raise InvalidRequest(
-            "scopes",
-            f"brand {brand.id!r} is not configured with {' '.join(unknown)} for {request.context.kind}s",
-        )
-    if request.askable is not None and not request.askable.issuperset(scopes):
-        raise PolicyDenied("the brand's default scopes are more than the caller's policy allows: name fewer")
-    if request.expected_subject is not None and OPENID not in scopes:
-        raise InvalidRequest("expected_subject", "needs the scope openid: without it no subject is told")
-    return scopes
-
-
-def _parameters(brand: Brand, request: DelegationRequest) -> dict[str, str]:
-    foreign = sorted(request.parameters.keys() - brand.allowed_parameters)
-    if foreign:
-        raise InvalidRequest(
-            "authorization_parameters", f"brand {brand.id!r} does not allow {', '.join(foreign)}"
-        )
-    return {**brand.authorization_parameters, **request.parameters}
+    return delegation.context.kind is ContextKind.CONSUMER and challenges.OPENID in delegation.scopes
 
 
 def _check_issuer(brand: Brand, facts: ServerFacts, iss: str | None) -> None:

@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from tokenvault_sidecar.core.errors import Reason
+
 
 class Secret:
     """A value no log, error or repr shows. Opening one is visible in the code: `.reveal()`."""
@@ -126,6 +128,47 @@ class Delegation:
     code_verifier: Secret
     expires_at: float
     expected_subject: str | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Delegated:
+    """What the consumer has delegated."""
+
+    brand: str
+    context: Context
+    scopes: tuple[str, ...]
+    subject: str | None = field(repr=False)
+    access_token_expires_at: float | None
+    session_ends_at: float | None
+
+
+class DelegationStatus(StrEnum):
+    """How a delegation stands; all but PENDING are final."""
+
+    PENDING = "PENDING"
+    COMPLETED = "COMPLETED"
+    DENIED = "DENIED"
+    FAILED = "FAILED"
+    EXPIRED = "EXPIRED"
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of a delegation so far; it outlives the delegation.
+
+    `delegation_key` is the delegation's row key. `reason` goes with DENIED
+    and FAILED, `delegated` with COMPLETED.
+    """
+
+    delegation_id: str
+    delegation_key: bytes
+    brand: str
+    context: Context
+    caller: str
+    expires_at: float
+    status: DelegationStatus = DelegationStatus.PENDING
+    reason: Reason | None = None
+    delegated: Delegated | None = None
 
 
 @dataclass(frozen=True, slots=True)

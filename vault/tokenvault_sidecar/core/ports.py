@@ -65,6 +65,18 @@ class DelegationRow:
 
 
 @dataclass(frozen=True, slots=True)
+class OutcomeRow:
+    """What became of a delegation; `key` is its id's hash. Deleted after `purge_at`."""
+
+    key: bytes
+    context_key: bytes
+    brand: str
+    kind: ContextKind
+    purge_at: float
+    sealed: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class RevocationRow:
     """A token waiting to be revoked (RFC 7009). `id` is random; `tries` so far; not before `due_at`."""
 
@@ -104,13 +116,15 @@ class Store(Protocol):
         replaces: str | None,
         owner: str | None = None,
         completes: bytes | None = None,
+        outcome: OutcomeRow | None = None,
     ) -> bool:
         """Write the row, and drop any lease: it replaces the row of token version `replaces`.
 
         `replaces` None: only where no row is there. With `owner`: only while
         that lease is still the row's. With `completes`: only while the
         delegation of this key is taken, and that one is deleted in the same
-        transaction. The row's own version may be the old one.
+        transaction, in which `outcome` is written too where one is there
+        already. The row's own version may be the old one.
         `row.attempt.leased` is not written. False: not the row, the lease or
         the delegation that was expected, nothing written.
         """
@@ -130,6 +144,8 @@ class Store(Protocol):
         revocations: Sequence[RevocationRow] = (),
     ) -> bool:
         """In one transaction: delete the grant, void the context's delegations, queue the revocations.
+
+        With the delegations go their outcomes.
 
         `version` None: only where no grant is there (delegations are voided).
         With `was`: only while the row is sealed so still. False: not the row
@@ -166,8 +182,8 @@ class Store(Protocol):
     async def ended_grants(self, now: float, *, limit: int) -> Sequence[GrantRow]:
         """Rows whose `purge_at` is past; soonest first."""
 
-    async def put_delegation(self, row: DelegationRow) -> None:
-        """Keep a pending delegation."""
+    async def put_delegation(self, row: DelegationRow, outcome: OutcomeRow | None = None) -> None:
+        """Keep a pending delegation, and its outcome so far."""
 
     async def get_delegation(self, key: bytes) -> DelegationRow | None:
         """The row, or None; one that is taken is not to be seen."""
@@ -182,7 +198,13 @@ class Store(Protocol):
         """Undo taking the row. False where it is not there, or not taken."""
 
     async def purge_delegations(self, now: float) -> int:
-        """Delete the rows that expired before `now`; how many."""
+        """Delete the rows that expired before `now`, how many; and outcomes whose `purge_at` was."""
+
+    async def get_outcome(self, key: bytes) -> OutcomeRow | None:
+        """The row, or None."""
+
+    async def set_outcome(self, row: OutcomeRow) -> bool:
+        """Write the row where one of its key is there. False: none is, nothing written."""
 
     async def add_revocations(self, rows: Sequence[RevocationRow]) -> None:
         """Queue tokens for revocation."""

@@ -18,9 +18,20 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.hmac import HMAC
 from pydantic_core import from_json
 
-from tokenvault_sidecar.core.errors import StoreUnavailable
-from tokenvault_sidecar.core.model import Context, ContextKind, Delegation, Grant, Secret, Session, TokenSet
-from tokenvault_sidecar.core.ports import DelegationRow, GrantRow, RevocationRow
+from tokenvault_sidecar.core.errors import Reason, StoreUnavailable
+from tokenvault_sidecar.core.model import (
+    Context,
+    ContextKind,
+    Delegated,
+    Delegation,
+    DelegationStatus,
+    Grant,
+    Outcome,
+    Secret,
+    Session,
+    TokenSet,
+)
+from tokenvault_sidecar.core.ports import DelegationRow, GrantRow, OutcomeRow, RevocationRow
 
 _FORMAT = b"\x01"
 _NONCE = 12
@@ -153,6 +164,64 @@ class Sealer:
             code_verifier=Secret(r["v"]),
             expires_at=r["e"],
             expected_subject=r["sub"],
+        )
+
+    def outcome_key(self, delegation_id: str) -> bytes:
+        """The row key of a delegation's outcome: its id's hash, 32 bytes."""
+        return self._blind("outcome", delegation_id)
+
+    def seal_outcome(self, outcome: Outcome, *, purge_at: float) -> OutcomeRow:
+        key, context, delegated = self.outcome_key(outcome.delegation_id), outcome.context, outcome.delegated
+        record = {
+            "id": outcome.delegation_id,
+            "k": outcome.delegation_key.hex(),
+            "ctx": context.id,
+            "c": outcome.caller,
+            "e": outcome.expires_at,
+            "st": outcome.status,
+            "why": outcome.reason,
+            "d": delegated
+            and [
+                " ".join(delegated.scopes),
+                delegated.subject,
+                delegated.access_token_expires_at,
+                delegated.session_ends_at,
+            ],
+        }
+        return OutcomeRow(
+            key=key,
+            context_key=self.context_key(outcome.brand, context),
+            brand=outcome.brand,
+            kind=context.kind,
+            purge_at=purge_at,
+            sealed=self._seal(record, "outcomes", key, outcome.brand, context.kind, ""),
+        )
+
+    def open_outcome(self, row: OutcomeRow) -> Outcome:
+        """Raises StoreUnavailable, as `open_grant`."""
+        r = self._open(row.sealed, "outcomes", row.key, row.brand, row.kind, "")
+        context = Context(row.kind, r["ctx"])
+        delegated = None
+        if r["d"]:
+            scopes, subject, access_token_expires_at, session_ends_at = r["d"]
+            delegated = Delegated(
+                row.brand,
+                context,
+                tuple(scopes.split()),
+                subject,
+                access_token_expires_at,
+                session_ends_at,
+            )
+        return Outcome(
+            delegation_id=r["id"],
+            delegation_key=bytes.fromhex(r["k"]),
+            brand=row.brand,
+            context=context,
+            caller=r["c"],
+            expires_at=r["e"],
+            status=DelegationStatus(r["st"]),
+            reason=r["why"] and Reason(r["why"]),
+            delegated=delegated,
         )
 
     def seal_revocation(self, row_id: str, brand: str, token: Secret, hint: str) -> bytes:

@@ -38,7 +38,9 @@ class _ErrorReasonEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_ErrorReaso
     ERROR_REASON_SCOPE_NOT_GRANTED: _ErrorReason.ValueType  # 4
     """FAILED_PRECONDITION: more scopes were asked for than were granted."""
     ERROR_REASON_STATE_NOT_FOUND: _ErrorReason.ValueType  # 5
-    """NOT_FOUND: the state is unknown, used, expired, or another caller's."""
+    """NOT_FOUND: the state is unknown, used, expired, or another caller's; or the
+    delegation_id is.
+    """
     ERROR_REASON_AUTHORIZATION_DENIED: _ErrorReason.ValueType  # 6
     """FAILED_PRECONDITION: the authorization server answered with an error
     instead of a code, most often because the consumer declined.
@@ -106,7 +108,9 @@ consumer.
 ERROR_REASON_SCOPE_NOT_GRANTED: ErrorReason.ValueType  # 4
 """FAILED_PRECONDITION: more scopes were asked for than were granted."""
 ERROR_REASON_STATE_NOT_FOUND: ErrorReason.ValueType  # 5
-"""NOT_FOUND: the state is unknown, used, expired, or another caller's."""
+"""NOT_FOUND: the state is unknown, used, expired, or another caller's; or the
+delegation_id is.
+"""
 ERROR_REASON_AUTHORIZATION_DENIED: ErrorReason.ValueType  # 6
 """FAILED_PRECONDITION: the authorization server answered with an error
 instead of a code, most often because the consumer declined.

@@ -23,6 +23,7 @@ from google.protobuf import message as message
 from google.protobuf import timestamp_pb2 as timestamp_pb2
 from google.protobuf.internal import containers as containers
 from google.protobuf.internal import enum_type_wrapper as enum_type_wrapper
+from tokenvault.v1 import error_reason_pb2 as error_reason_pb2
 import builtins as builtins
 import sys
 import typing as typing
@@ -33,6 +34,47 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: descriptor.FileDescriptor
+
+class _DelegationStatus:
+    ValueType = typing.NewType("ValueType", builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _DelegationStatusEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_DelegationStatus.ValueType], builtins.type):
+    DESCRIPTOR: descriptor.EnumDescriptor
+    DELEGATION_STATUS_UNSPECIFIED: _DelegationStatus.ValueType  # 0
+    """Never sent."""
+    DELEGATION_STATUS_PENDING: _DelegationStatus.ValueType  # 1
+    """The consumer has not come back yet, or the tokens are being fetched."""
+    DELEGATION_STATUS_COMPLETED: _DelegationStatus.ValueType  # 2
+    """The grant is stored: GetToken serves it."""
+    DELEGATION_STATUS_DENIED: _DelegationStatus.ValueType  # 3
+    """The authorization server answered with an error, most often because the
+    consumer declined.
+    """
+    DELEGATION_STATUS_FAILED: _DelegationStatus.ValueType  # 4
+    """It came to nothing: the reason says why. Start a new one."""
+    DELEGATION_STATUS_EXPIRED: _DelegationStatus.ValueType  # 5
+    """The consumer did not come back in time. Start a new one."""
+
+class DelegationStatus(_DelegationStatus, metaclass=_DelegationStatusEnumTypeWrapper):
+    """How a delegation stands. New ones may be added: wait on where one you do not
+    know is not the last of its stream.
+    """
+
+DELEGATION_STATUS_UNSPECIFIED: DelegationStatus.ValueType  # 0
+"""Never sent."""
+DELEGATION_STATUS_PENDING: DelegationStatus.ValueType  # 1
+"""The consumer has not come back yet, or the tokens are being fetched."""
+DELEGATION_STATUS_COMPLETED: DelegationStatus.ValueType  # 2
+"""The grant is stored: GetToken serves it."""
+DELEGATION_STATUS_DENIED: DelegationStatus.ValueType  # 3
+"""The authorization server answered with an error, most often because the
+consumer declined.
+"""
+DELEGATION_STATUS_FAILED: DelegationStatus.ValueType  # 4
+"""It came to nothing: the reason says why. Start a new one."""
+DELEGATION_STATUS_EXPIRED: DelegationStatus.ValueType  # 5
+"""The consumer did not come back in time. Start a new one."""
 
 class _Revocation:
     ValueType = typing.NewType("ValueType", builtins.int)
@@ -338,6 +380,62 @@ class CompleteDelegationResponse(message.Message):
     _HasFieldArgType: _TypeAlias = typing.Literal["access_token_expire_time", b"access_token_expire_time", "context", b"context", "session_expire_time", b"session_expire_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
     _ClearFieldArgType: _TypeAlias = typing.Literal["access_token_expire_time", b"access_token_expire_time", "brand_id", b"brand_id", "context", b"context", "granted_scopes", b"granted_scopes", "session_expire_time", b"session_expire_time", "subject", b"subject"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class WatchDelegationRequest(message.Message):
+    """Names the delegation to watch."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    DELEGATION_ID_FIELD_NUMBER: builtins.int
+    delegation_id: builtins.str
+    """As StartDelegation answered it. Required."""
+    def __init__(
+        self,
+        *,
+        delegation_id: builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["delegation_id", b"delegation_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class WatchDelegationResponse(message.Message):
+    """How a delegation stands."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    STATUS_FIELD_NUMBER: builtins.int
+    REASON_FIELD_NUMBER: builtins.int
+    EXPIRE_TIME_FIELD_NUMBER: builtins.int
+    DELEGATED_FIELD_NUMBER: builtins.int
+    status: DelegationStatus.ValueType
+    """All but PENDING are final."""
+    reason: error_reason_pb2.ErrorReason.ValueType
+    """Why. With DENIED and FAILED only; the reasons of CompleteDelegation."""
+    @builtins.property
+    def expire_time(self) -> timestamp_pb2.Timestamp:
+        """When the link stops working."""
+
+    @builtins.property
+    def delegated(self) -> CompleteDelegationResponse:
+        """What CompleteDelegation answers. With COMPLETED only."""
+
+    def __init__(
+        self,
+        *,
+        status: DelegationStatus.ValueType = ...,
+        reason: error_reason_pb2.ErrorReason.ValueType = ...,
+        expire_time: timestamp_pb2.Timestamp | None = ...,
+        delegated: CompleteDelegationResponse | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["delegated", b"delegated", "expire_time", b"expire_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["delegated", b"delegated", "expire_time", b"expire_time", "reason", b"reason", "status", b"status"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

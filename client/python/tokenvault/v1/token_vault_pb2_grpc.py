@@ -46,6 +46,11 @@ class TokenVaultStub:
                 request_serializer=tokenvault_dot_v1_dot_token__vault__pb2.CompleteDelegationRequest.SerializeToString,
                 response_deserializer=tokenvault_dot_v1_dot_token__vault__pb2.CompleteDelegationResponse.FromString,
                 _registered_method=True)
+        self.WatchDelegation = channel.unary_stream(
+                '/tokenvault.v1.TokenVault/WatchDelegation',
+                request_serializer=tokenvault_dot_v1_dot_token__vault__pb2.WatchDelegationRequest.SerializeToString,
+                response_deserializer=tokenvault_dot_v1_dot_token__vault__pb2.WatchDelegationResponse.FromString,
+                _registered_method=True)
         self.GetToken = channel.unary_unary(
                 '/tokenvault.v1.TokenVault/GetToken',
                 request_serializer=tokenvault_dot_v1_dot_token__vault__pb2.GetTokenRequest.SerializeToString,
@@ -101,6 +106,26 @@ class TokenVaultServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def WatchDelegation(self, request, context):
+        """Tells what becomes of a delegation: its present status at once, then, where
+        that is not final, exactly one final event, then the stream ends. Whoever
+        completes it: this caller, or the callback listener of any sidecar on the
+        same store.
+
+        Effect: none. A stream that breaks with UNAVAILABLE is resumed by asking
+        again. What became of a delegation is known for an hour beyond the time its
+        link stops working.
+
+        Callers: only the caller that started the delegation.
+
+        Reasons: INVALID_REQUEST, STATE_NOT_FOUND (unknown, purged, or another
+        caller's), POLICY_DENIED, UNKNOWN_CALLER, BEARER_INVALID, RATE_LIMITED,
+        STORE_UNAVAILABLE.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetToken(self, request, context):
         """Gives a valid access token of a grant, renewing it first where it must.
 
@@ -148,6 +173,11 @@ def add_TokenVaultServicer_to_server(servicer, server):
                     servicer.CompleteDelegation,
                     request_deserializer=tokenvault_dot_v1_dot_token__vault__pb2.CompleteDelegationRequest.FromString,
                     response_serializer=tokenvault_dot_v1_dot_token__vault__pb2.CompleteDelegationResponse.SerializeToString,
+            ),
+            'WatchDelegation': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchDelegation,
+                    request_deserializer=tokenvault_dot_v1_dot_token__vault__pb2.WatchDelegationRequest.FromString,
+                    response_serializer=tokenvault_dot_v1_dot_token__vault__pb2.WatchDelegationResponse.SerializeToString,
             ),
             'GetToken': grpc.unary_unary_rpc_method_handler(
                     servicer.GetToken,
@@ -216,6 +246,33 @@ class TokenVault:
             '/tokenvault.v1.TokenVault/CompleteDelegation',
             tokenvault_dot_v1_dot_token__vault__pb2.CompleteDelegationRequest.SerializeToString,
             tokenvault_dot_v1_dot_token__vault__pb2.CompleteDelegationResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchDelegation(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/tokenvault.v1.TokenVault/WatchDelegation',
+            tokenvault_dot_v1_dot_token__vault__pb2.WatchDelegationRequest.SerializeToString,
+            tokenvault_dot_v1_dot_token__vault__pb2.WatchDelegationResponse.FromString,
             options,
             channel_credentials,
             insecure,

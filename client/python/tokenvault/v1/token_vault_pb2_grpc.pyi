@@ -78,6 +78,22 @@ class TokenVaultStub:
     POLICY_DENIED, UNKNOWN_CALLER, BEARER_INVALID, AS_UNAVAILABLE,
     AS_MISCONFIGURED, RATE_LIMITED, STORE_UNAVAILABLE.
     """
+    WatchDelegation: grpc.UnaryStreamMultiCallable[token_vault_pb2.WatchDelegationRequest, token_vault_pb2.WatchDelegationResponse]
+    """Tells what becomes of a delegation: its present status at once, then, where
+    that is not final, exactly one final event, then the stream ends. Whoever
+    completes it: this caller, or the callback listener of any sidecar on the
+    same store.
+
+    Effect: none. A stream that breaks with UNAVAILABLE is resumed by asking
+    again. What became of a delegation is known for an hour beyond the time its
+    link stops working.
+
+    Callers: only the caller that started the delegation.
+
+    Reasons: INVALID_REQUEST, STATE_NOT_FOUND (unknown, purged, or another
+    caller's), POLICY_DENIED, UNKNOWN_CALLER, BEARER_INVALID, RATE_LIMITED,
+    STORE_UNAVAILABLE.
+    """
     GetToken: grpc.UnaryUnaryMultiCallable[token_vault_pb2.GetTokenRequest, token_vault_pb2.GetTokenResponse]
     """Gives a valid access token of a grant, renewing it first where it must.
 
@@ -142,6 +158,22 @@ class TokenVaultAsyncStub(TokenVaultStub):
     CODE_REJECTED, INVALID_ID_TOKEN, ISSUER_MISMATCH, SUBJECT_MISMATCH,
     POLICY_DENIED, UNKNOWN_CALLER, BEARER_INVALID, AS_UNAVAILABLE,
     AS_MISCONFIGURED, RATE_LIMITED, STORE_UNAVAILABLE.
+    """
+    WatchDelegation: aio.UnaryStreamMultiCallable[token_vault_pb2.WatchDelegationRequest, token_vault_pb2.WatchDelegationResponse]  # type: ignore[assignment]
+    """Tells what becomes of a delegation: its present status at once, then, where
+    that is not final, exactly one final event, then the stream ends. Whoever
+    completes it: this caller, or the callback listener of any sidecar on the
+    same store.
+
+    Effect: none. A stream that breaks with UNAVAILABLE is resumed by asking
+    again. What became of a delegation is known for an hour beyond the time its
+    link stops working.
+
+    Callers: only the caller that started the delegation.
+
+    Reasons: INVALID_REQUEST, STATE_NOT_FOUND (unknown, purged, or another
+    caller's), POLICY_DENIED, UNKNOWN_CALLER, BEARER_INVALID, RATE_LIMITED,
+    STORE_UNAVAILABLE.
     """
     GetToken: aio.UnaryUnaryMultiCallable[token_vault_pb2.GetTokenRequest, token_vault_pb2.GetTokenResponse]  # type: ignore[assignment]
     """Gives a valid access token of a grant, renewing it first where it must.
@@ -216,6 +248,28 @@ class TokenVaultServicer(metaclass=abc_1.ABCMeta):
         CODE_REJECTED, INVALID_ID_TOKEN, ISSUER_MISMATCH, SUBJECT_MISMATCH,
         POLICY_DENIED, UNKNOWN_CALLER, BEARER_INVALID, AS_UNAVAILABLE,
         AS_MISCONFIGURED, RATE_LIMITED, STORE_UNAVAILABLE.
+        """
+
+    @abc_1.abstractmethod
+    def WatchDelegation(
+        self,
+        request: token_vault_pb2.WatchDelegationRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[abc.Iterator[token_vault_pb2.WatchDelegationResponse], abc.AsyncIterator[token_vault_pb2.WatchDelegationResponse]]:
+        """Tells what becomes of a delegation: its present status at once, then, where
+        that is not final, exactly one final event, then the stream ends. Whoever
+        completes it: this caller, or the callback listener of any sidecar on the
+        same store.
+
+        Effect: none. A stream that breaks with UNAVAILABLE is resumed by asking
+        again. What became of a delegation is known for an hour beyond the time its
+        link stops working.
+
+        Callers: only the caller that started the delegation.
+
+        Reasons: INVALID_REQUEST, STATE_NOT_FOUND (unknown, purged, or another
+        caller's), POLICY_DENIED, UNKNOWN_CALLER, BEARER_INVALID, RATE_LIMITED,
+        STORE_UNAVAILABLE.
         """
 
     @abc_1.abstractmethod

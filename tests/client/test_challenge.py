@@ -1,0 +1,124 @@
+"""`challenge` and `watch_delegation`: the link, then what comes of it."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+import grpc
+import pytest
+from google.protobuf.any_pb2 import Any as Packed
+from google.protobuf.timestamp_pb2 import Timestamp
+from google.rpc import error_details_pb2, status_pb2  # type: ignore[import-untyped]  # typed, but unmarked
+
+from tests.client.conftest import Files
+from tests.client.fake_vault import HANG, FakeVault
+from tokenvault import (
+    AsyncTokenVaultClient,
+    AuthorizationDenied,
+    DeadlineExceeded,
+    DelegationExpired,
+    DelegationFailed,
+    StateNotFound,
+    SubjectMismatch,
+    TokenVaultClient,
+)
+from tokenvault.v1 import error_reason_pb2 as reasons
+from tokenvault.v1 import token_vault_pb2 as pb
+
+LINK = "https://as.example/authorize?state=s3cret"
+PENDING = pb.WatchDelegationResponse(status=pb.DELEGATION_STATUS_PENDING)
+COMPLETED = pb.WatchDelegationResponse(
+    status=pb.DELEGATION_STATUS_COMPLETED,
+    delegated=pb.CompleteDelegationResponse(brand_id="acme", granted_scopes=["orders"], subject="alice"),
+)
+STARTED = pb.StartDelegationResponse(
+    delegation_id="d-1", authorization_url=LINK, expire_time=Timestamp(seconds=2_000_000_000)
+)
+
+
+def ended(status: int, reason: int = 0) -> pb.WatchDelegationResponse:
+    return pb.WatchDelegationResponse(status=status, reason=reason)  # type: ignore[arg-type]  # any there is
+
+
+def away(code: grpc.StatusCode = grpc.StatusCode.UNAVAILABLE) -> status_pb2.Status:
+    info, retry = Packed(), Packed()
+    info.Pack(error_details_pb2.ErrorInfo(reason="STORE_UNAVAILABLE", domain="tokenvault.v1"))
+    wait = error_details_pb2.RetryInfo()
+    wait.retry_delay.FromMilliseconds(10)
+    retry.Pack(wait)
+    return status_pb2.Status(code=code.value[0], message="watch again", details=[info, retry])
+
+
+def test_three_lines(address: str, files: Files, fake: FakeVault) -> None:
+    fake.answers.extend([STARTED, [PENDING, COMPLETED]])
+    with TokenVaultClient(address, **files.parameters()) as vault:
+        challenge = vault.challenge("acme", conversation="c-42", scopes="orders")
+        assert challenge.authorization_url == LINK
+        delegated = challenge.outcome()
+    assert (delegated.brand, delegated.granted_scopes, delegated.subject) == ("acme", ("orders",), "alice")
+    assert challenge.expire_time == datetime.fromtimestamp(2_000_000_000, UTC)
+    assert repr(challenge) == "PendingChallenge('d-1')"
+    start, watch = fake.requests
+    assert isinstance(start, pb.StartDelegationRequest)
+    assert start.scopes == ["orders"]
+    assert watch == pb.WatchDelegationRequest(delegation_id="d-1")
+
+
+async def test_three_lines_awaited(address: str, files: Files, fake: FakeVault) -> None:
+    fake.answers.extend([STARTED, [COMPLETED]])
+    async with AsyncTokenVaultClient(address, **files.parameters()) as vault:
+        challenge = await vault.challenge("acme", consumer="alice")
+        assert challenge.authorization_url == LINK
+        assert (await challenge.outcome()).granted_scopes == ("orders",)
+    assert repr(challenge) == "PendingChallenge('d-1')"
+
+
+@pytest.mark.parametrize(
+    ("event", "error", "reason"),
+    [
+        (
+            ended(pb.DELEGATION_STATUS_DENIED, reasons.ERROR_REASON_AUTHORIZATION_DENIED),
+            AuthorizationDenied,
+            "AUTHORIZATION_DENIED",
+        ),
+        (
+            ended(pb.DELEGATION_STATUS_FAILED, reasons.ERROR_REASON_SUBJECT_MISMATCH),
+            SubjectMismatch,
+            "SUBJECT_MISMATCH",
+        ),
+        (
+            ended(pb.DELEGATION_STATUS_FAILED, reasons.ERROR_REASON_AS_UNAVAILABLE),
+            DelegationFailed,
+            "AS_UNAVAILABLE",
+        ),
+        (ended(pb.DELEGATION_STATUS_FAILED, 4711), DelegationFailed, None),
+        (ended(pb.DELEGATION_STATUS_EXPIRED), DelegationExpired, None),
+    ],
+)
+async def test_what_it_came_to(
+    vault: AsyncTokenVaultClient, fake: FakeVault, event: Any, error: type[Exception], reason: str | None
+) -> None:
+    fake.answers.append([PENDING, event])
+    with pytest.raises(DelegationFailed) as caught:
+        await vault.watch_delegation("d-1")
+    assert type(caught.value) is error
+    assert caught.value.reason == reason
+
+
+async def test_a_watch_that_breaks_is_taken_up_again(vault: AsyncTokenVaultClient, fake: FakeVault) -> None:
+    fake.answers.extend([[PENDING, away()], [away()], [PENDING], [PENDING, COMPLETED]])
+    assert (await vault.watch_delegation("d-1")).brand == "acme"
+    assert len(fake.requests) == 4
+
+
+async def test_a_watch_that_is_refused_is_not(vault: AsyncTokenVaultClient, fake: FakeVault) -> None:
+    info = Packed()
+    info.Pack(error_details_pb2.ErrorInfo(reason="STATE_NOT_FOUND", domain="tokenvault.v1"))
+    fake.answers.append([status_pb2.Status(code=grpc.StatusCode.NOT_FOUND.value[0], details=[info])])
+    with pytest.raises(StateNotFound):
+        await vault.watch_delegation("d-1")
+
+
+async def test_a_watch_has_its_own_timeout(vault: AsyncTokenVaultClient, fake: FakeVault) -> None:
+    fake.answers.append(HANG)
+    with pytest.raises(DeadlineExceeded):
+        await vault.watch_delegation("d-1", timeout=0.2)

@@ -1,0 +1,146 @@
+"""What became of a delegation, for the caller that started it: the use-case WatchDelegation.
+
+An outcome is a row beside the delegation's, and stays when that is used up.
+Whoever completes a delegation may be another process on the same store, so
+who watches looks at the row; in this process it is woken besides.
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable
+from contextlib import suppress
+from dataclasses import replace
+
+from tokenvault_sidecar.core.errors import (
+    AuthorizationDenied,
+    Reason,
+    StateNotFound,
+    StoreUnavailable,
+    VaultError,
+)
+from tokenvault_sidecar.core.model import Context, Delegated, Delegation, DelegationStatus, Outcome
+from tokenvault_sidecar.core.ports import OutcomeRow
+from tokenvault_sidecar.core.vault import Vault
+
+LOOK = 0.25
+"""Seconds between two looks at a row that is watched."""
+
+KEPT = 3600.0
+"""Seconds beyond the link's end for which an outcome is known."""
+
+FINISHING = 60.0
+"""Seconds beyond the link's end for which a delegation that was taken before may still complete."""
+
+
+class Outcomes:
+    """The outcomes of delegations, and those who wait for them."""
+
+    def __init__(self, vault: Vault) -> None:
+        self._vault = vault
+        self._waiting: dict[bytes, set[asyncio.Event]] = {}
+        self._closed = False
+
+    def pending(self, key: bytes, delegation: Delegation) -> OutcomeRow:
+        """The row of a delegation that has begun; `key` is the delegation's own row key."""
+        return self._row(_outcome(key, delegation))
+
+    def completed(self, key: bytes, delegation: Delegation, delegated: Delegated) -> OutcomeRow:
+        """The row of one that succeeded, to be written with the grant; then `wake`."""
+        outcome = _outcome(key, delegation)
+        return self._row(replace(outcome, status=DelegationStatus.COMPLETED, delegated=delegated))
+
+    async def failed(self, key: bytes, delegation: Delegation, error: VaultError) -> None:
+        """Note that it came to nothing, unless its state was given back and may be tried again.
+
+        Where the store is away that stays unknown, until it has expired.
+        """
+        denied = isinstance(error, AuthorizationDenied)
+        status = DelegationStatus.DENIED if denied else DelegationStatus.FAILED
+        row = self._row(replace(_outcome(key, delegation), status=status, reason=error.reason))
+        try:
+            if await self._vault.store.get_delegation(key) is not None:
+                return
+            await self._vault.store.set_outcome(row)
+        except StoreUnavailable:
+            self._vault.events("outcome_unsaved", brand=delegation.brand)
+        self.wake(delegation)
+
+    def wake(self, delegation: Delegation) -> None:
+        """Have those who watch it look at once."""
+        for woken in self._waiting.get(self._vault.sealer.outcome_key(delegation.id), ()):
+            woken.set()
+
+    def close(self) -> None:
+        """End all watching: this process stops."""
+        self._closed = True
+        for waiting in self._waiting.values():
+            for woken in waiting:
+                woken.set()
+
+    async def watch(
+        self, delegation_id: str, *, caller: str, permit: Callable[[str, Context], None]
+    ) -> AsyncGenerator[Outcome, None]:
+        """How it stands, then, where that is not final, how it ends.
+
+        `permit` is asked with the delegation's brand and context, and raises
+        PolicyDenied. Raises StateNotFound, and StoreUnavailable: then watch again.
+        """
+        key = self._vault.sealer.outcome_key(delegation_id)
+        row = await self._vault.store.get_outcome(key)
+        outcome = self._vault.sealer.open_outcome(row) if row else None
+        if outcome is None or outcome.caller != caller:
+            raise StateNotFound("the delegation is unknown, purged, or another caller's: start a new one")
+        permit(outcome.brand, outcome.context)
+        outcome = await self._at_present(outcome)
+        yield outcome
+        if outcome.status is not DelegationStatus.PENDING:
+            return
+        woken = asyncio.Event()
+        self._waiting.setdefault(key, set()).add(woken)
+        try:
+            while outcome.status is DelegationStatus.PENDING:
+                if self._closed:
+                    raise StoreUnavailable("the sidecar is stopping: watch again", retry_after=1.0)
+                found = await self._vault.store.get_outcome(key)
+                if found is None:  # the context was invalidated, and the delegation with it
+                    void = DelegationStatus.FAILED
+                    outcome = replace(outcome, status=void, reason=Reason.STATE_NOT_FOUND)
+                elif row is None or found.sealed != row.sealed:
+                    row, outcome = found, self._vault.sealer.open_outcome(found)
+                outcome = await self._at_present(outcome)
+                if outcome.status is DelegationStatus.PENDING:
+                    with suppress(TimeoutError):
+                        async with asyncio.timeout(LOOK):
+                            await woken.wait()
+                    woken.clear()
+            yield outcome
+        finally:
+            self._waiting[key].discard(woken)
+            if not self._waiting[key]:
+                del self._waiting[key]
+
+    async def _at_present(self, outcome: Outcome) -> Outcome:
+        """EXPIRED where nobody came back in time: that is in no row."""
+        late = self._vault.clock() - outcome.expires_at
+        if outcome.status is not DelegationStatus.PENDING or late < 0:
+            return outcome
+        if late < FINISHING and await self._vault.store.is_taken(outcome.delegation_key):
+            return outcome
+        row = await self._vault.store.get_outcome(self._vault.sealer.outcome_key(outcome.delegation_id))
+        latest = self._vault.sealer.open_outcome(row) if row else outcome  # it may just have completed
+        if latest.status is not DelegationStatus.PENDING:
+            return latest
+        return replace(outcome, status=DelegationStatus.EXPIRED)
+
+    def _row(self, outcome: Outcome) -> OutcomeRow:
+        return self._vault.sealer.seal_outcome(outcome, purge_at=outcome.expires_at + KEPT)
+
+
+def _outcome(key: bytes, delegation: Delegation) -> Outcome:
+    return Outcome(
+        delegation_id=delegation.id,
+        delegation_key=key,
+        brand=delegation.brand,
+        context=delegation.context,
+        caller=delegation.caller,
+        expires_at=delegation.expires_at,
+    )
