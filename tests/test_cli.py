@@ -125,6 +125,13 @@ def test_check_config_finds_a_kek_that_is_none(config: Path) -> None:
     assert "canary" not in result.output
 
 
+def test_grants_are_invalidated_by_one_choice(config: Path) -> None:
+    invalidate = ("grants", "invalidate", "--yes", "--brand", "acme", "--config", config)
+    for wrong in ((), ("--all", "--consumer", "c"), ("--consumer", "c", "--conversation", "d")):
+        result = run(*invalidate, *wrong)
+        assert (result.exit_code, "one of them" in result.stderr) == (2, True)
+
+
 def test_secrets_are_in_no_output(tmp_path: Path) -> None:
     output = run("init", tmp_path / "vault").output
     config = tmp_path / "vault" / "tokenvault.toml"

@@ -13,6 +13,7 @@ import pytest
 from tokenvault_sidecar.core.model import ContextKind
 from tokenvault_sidecar.core.ports import (
     Attempt,
+    Counts,
     DelegationRow,
     GrantRow,
     OutcomeRow,
@@ -299,6 +300,43 @@ class GrantConformance:
         assert ended[0].attempt == Attempt(leased=True, unanswered=1)
         assert keys(await stand.store.ended_grants(NOW, limit=1)) == [row_key(2)]
 
+    async def test_grants_are_paged_through_in_the_order_of_their_keys(self, stand: Stand) -> None:
+        for number in (3, 1, 4, 2, 5):
+            brand = "acme" if number % 2 else "other"
+            await stand.store.put_grant(grant_row(number, brand=brand), replaces=None)
+        await lease(stand.store, grant_row(1))
+        first = await stand.peer.grants_after(b"", brand=None, limit=2)
+        assert first == [
+            grant_row(1, attempt=Attempt(leased=True, unanswered=1)),
+            grant_row(2, brand="other"),
+        ]
+        rest = await stand.peer.grants_after(first[-1].key, brand=None, limit=10)
+        assert keys(rest) == [row_key(3), row_key(4), row_key(5)]
+        assert keys(await stand.peer.grants_after(row_key(1), brand="acme", limit=1)) == [row_key(3)]
+        assert keys(await stand.peer.grants_after(b"", brand="other", limit=9)) == [row_key(2), row_key(4)]
+        assert not await stand.peer.grants_after(row_key(5), brand=None, limit=10)
+
+    async def test_all_is_counted(self, stand: Stand) -> None:
+        assert await stand.store.count(NOW) == Counts({}, ambiguous=0, due=0, delegations=0, revocations=0)
+        chat = grant_row(5, kind=ContextKind.CONVERSATION, renew_at=None)
+        later = Attempt(failures=1, retry_at=NOW + 1.0)
+        for row in (
+            grant_row(1, renew_at=NOW - 1.0),
+            grant_row(2, renew_at=NOW - 1.0, attempt=later),
+            grant_row(3, renew_at=NOW - 1.0),
+            grant_row(4),
+            chat,
+            replace(chat, key=row_key(6), brand="other"),
+        ):
+            await stand.store.put_grant(row, replaces=None)
+        await lease(stand.store, grant_row(3))
+        await stand.store.put_delegation(delegation_row())
+        await stand.store.add_revocations([revocation_row(1), revocation_row(2, due_at=NOW + 9.0)])
+        consumers = {("acme", ContextKind.CONSUMER): 4}
+        chats = {("acme", ContextKind.CONVERSATION): 1, ("other", ContextKind.CONVERSATION): 1}
+        counted = Counts(consumers | chats, ambiguous=1, due=1, delegations=1, revocations=2)
+        assert await stand.peer.count(NOW) == counted
+
 
 class OutcomeConformance:
     async def test_an_outcome_is_kept_with_its_delegation_and_changed(self, stand: Stand) -> None:
@@ -505,6 +543,21 @@ class DelegationConformance:
         assert await stand.store.purge_delegations(NOW) == 0
         left = [await stand.store.get_delegation(delegation_row(n).key) for n in (1, 2, 3, 4)]
         assert [row is not None for row in left] == [False, False, True, True]
+
+    async def test_a_brands_delegations_are_voided(self, stand: Stand) -> None:
+        other = replace(delegation_row(3), brand="other")
+        for row in (delegation_row(1), delegation_row(2)):
+            await stand.store.put_delegation(row)
+        await stand.store.put_delegation(delegation_row(4), outcome_row(4))
+        await stand.store.put_delegation(other, outcome_row(3, brand="other"))
+        await stand.store.take_delegation(delegation_row(2).key)
+        assert await stand.peer.void_delegations(brand="acme") == 3
+        assert await stand.store.get_delegation(delegation_row(1).key) is None
+        assert await stand.store.get_outcome(outcome_row(4).key) is None
+        assert await stand.store.get_outcome(outcome_row(3).key) is not None
+        assert not await stand.store.is_taken(delegation_row(2).key)
+        assert await stand.store.get_delegation(other.key) == other
+        assert await stand.store.void_delegations(brand="acme") == 0
 
 
 class RevocationConformance:

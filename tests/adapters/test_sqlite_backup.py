@@ -22,6 +22,7 @@ from tests.adapters.store_conformance import (
     delegation_row,
     grant_row,
     lease,
+    outcome_row,
     revocation_row,
     wrapped_key,
 )
@@ -54,7 +55,7 @@ async def backup(path: Path, tmp_path: Path) -> Path:
         await store.put_grant(grant_row(2, attempt=Attempt(unanswered=2, failures=3)), replaces=None)
         await store.put_grant(grant_row(3), replaces=None)
         assert await lease(store, grant_row(3))
-        await store.put_delegation(delegation_row())
+        await store.put_delegation(delegation_row(), outcome_row())
         await store.add_revocations([revocation_row()])
         assert back_up(path, tmp_path / "backup.db") == 3
     return tmp_path / "backup.db"
@@ -111,6 +112,7 @@ async def test_restored_grants_are_ambiguous_and_pending_delegations_gone(backup
         assert await store.get_grant(grant_row(4).key) is None
         assert not await store.due_grants(NOW * 2, brand="acme", limit=10)
         assert await store.get_delegation(delegation_row().key) is None
+        assert await store.get_outcome(outcome_row().key) is None
         assert await store.due_revocations(NOW, limit=10) == [revocation_row()]
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert {file.name for file in path.parent.iterdir()} == {"vault.db", "backup.db"}

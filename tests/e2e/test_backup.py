@@ -13,26 +13,14 @@ from tests.authserver.fixtures import StartProvider
 from tests.authserver.oidc import OidcProvider
 from tests.authserver.scripted import ScriptedServer
 from tests.e2e.canaries import Canaries, files
+from tests.e2e.commands import tokenvault
 from tests.e2e.scripted import access_token_for, consent, issuing, scripted_brand, token_path
-from tests.e2e.vaults import PATIENCE, connect, eventually, make_vault, running
+from tests.e2e.vaults import connect, eventually, make_vault, running
 from tests.renewal.seeding import BRAND, LIFE, log_in, seeding
-from tests.running import COMMAND, make_config
+from tests.running import make_config
 from tokenvault import AsyncTokenVaultClient, ConsentRequired, GrantNotFound
 
 WRITERS = 8
-
-
-async def tokenvault(*arguments: str | Path) -> tuple[int, str, str]:
-    """The command as a process of its own: exit status, output, complaints."""
-    process = await asyncio.create_subprocess_exec(
-        *COMMAND,
-        *map(str, arguments),
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
-    out, err = await asyncio.wait_for(process.communicate(), PATIENCE)
-    return process.returncode or 0, out.decode(), err.decode()
 
 
 async def _write(

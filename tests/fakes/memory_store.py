@@ -2,12 +2,14 @@
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
 from tokenvault_sidecar.core.errors import StoreUnavailable
 from tokenvault_sidecar.core.ports import (
     Attempt,
+    Counts,
     DelegationRow,
     GrantRow,
     OutcomeRow,
@@ -128,6 +130,23 @@ class MemoryStore:
         ended = [row for row in self.grants.values() if row.purge_at <= now]
         return [self._seen(row) for row in sorted(ended, key=lambda row: row.purge_at)[:limit]]
 
+    async def grants_after(self, key: bytes, *, brand: str | None, limit: int) -> Sequence[GrantRow]:
+        await self._turn()
+        after = sorted(k for k, row in self.grants.items() if k > key and brand in (None, row.brand))
+        return [self._seen(self.grants[k]) for k in after[:limit]]
+
+    async def count(self, now: float) -> Counts:
+        await self._turn()
+        brands = {row.brand for row in self.grants.values()}
+        due = [await self.due_grants(now, brand=brand, limit=len(self.grants)) for brand in brands]
+        return Counts(
+            grants=Counter((row.brand, row.kind) for row in self.grants.values()),
+            ambiguous=sum(row.attempt.unanswered > 0 for row in self.grants.values()),
+            due=sum(map(len, due)),
+            delegations=len(self.delegations),
+            revocations=len(self.revocations),
+        )
+
     async def put_delegation(self, row: DelegationRow, outcome: OutcomeRow | None = None) -> None:
         await self._turn()
         if row.key in self.delegations:
@@ -176,6 +195,14 @@ class MemoryStore:
             return False
         self.outcomes[row.key] = row
         return True
+
+    async def void_delegations(self, *, brand: str) -> int:
+        await self._turn()
+        voided = [key for key, row in self.delegations.items() if row.brand == brand]
+        for key in voided:
+            del self.delegations[key]
+        self.outcomes = {k: row for k, row in self.outcomes.items() if row.brand != brand}
+        return len(voided)
 
     async def add_revocations(self, rows: Sequence[RevocationRow]) -> None:
         await self._turn()

@@ -12,12 +12,14 @@ from typing import Any, Self
 
 import pysqlite3
 
+from tokenvault_sidecar.adapters import sqlite_inspection
 from tokenvault_sidecar.adapters.sqlite_file import StoreOpenError, open_file
 from tokenvault_sidecar.adapters.sqlite_schema import Connection
 from tokenvault_sidecar.adapters.sqlite_writer import Writer, unavailable
 from tokenvault_sidecar.core.model import ContextKind
 from tokenvault_sidecar.core.ports import (
     Attempt,
+    Counts,
     DelegationRow,
     GrantRow,
     OutcomeRow,
@@ -42,6 +44,7 @@ _DUE_GRANTS = (
     + _LEASED
     + " ORDER BY renew_at LIMIT :limit"
 )
+_GRANTS_AFTER = _SELECT_GRANTS + "key > :key AND (:brand IS NULL OR brand = :brand) ORDER BY key LIMIT :limit"
 _ENDED_GRANTS = _SELECT_GRANTS + "purge_at <= ? ORDER BY purge_at LIMIT ?"
 _INSERT_GRANT = """
     INSERT INTO grants (key, brand, kind, version, sealed, purge_at, renew_at,
@@ -243,6 +246,15 @@ class SqliteStore:
     async def ended_grants(self, now: float, *, limit: int) -> Sequence[GrantRow]:
         return [self._grant(row) for row in self._read(_ENDED_GRANTS, (now, limit))]
 
+    async def grants_after(self, key: bytes, *, brand: str | None, limit: int) -> Sequence[GrantRow]:
+        values = {"key": key, "brand": brand, "limit": limit}
+        return [self._grant(row) for row in self._read(_GRANTS_AFTER, values)]
+
+    async def count(self, now: float) -> Counts:
+        grants = self._read(sqlite_inspection.COUNT_GRANTS, self._lease_time(now=now))
+        (others,) = self._read(sqlite_inspection.COUNT_OTHERS, ())
+        return sqlite_inspection.counts(grants, others)
+
     async def put_delegation(self, row: DelegationRow, outcome: OutcomeRow | None = None) -> None:
         def put(connection: Connection) -> None:
             values = (row.key, row.context_key, row.brand, row.kind.value, row.expires_at, row.sealed)
@@ -278,6 +290,13 @@ class SqliteStore:
 
     async def set_outcome(self, row: OutcomeRow) -> bool:
         return await self._change(_SET_OUTCOME, (row.purge_at, row.sealed, row.key))
+
+    async def void_delegations(self, *, brand: str) -> int:
+        def void(connection: Connection) -> int:
+            connection.execute("DELETE FROM outcomes WHERE brand = ?", (brand,))
+            return _change(connection, "DELETE FROM delegations WHERE brand = ?", (brand,))
+
+        return await self._writer.write(void)
 
     async def add_revocations(self, rows: Sequence[RevocationRow]) -> None:
         def add(connection: Connection) -> None:

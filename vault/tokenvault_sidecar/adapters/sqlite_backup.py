@@ -123,6 +123,7 @@ def _readied(file: Path, copy: Path, check_keys: Callable[[Sequence[WrappedKey]]
         writer.execute("BEGIN IMMEDIATE")
         grants = writer.execute(_MARK_AMBIGUOUS).rowcount
         writer.execute("DELETE FROM delegations")
+        writer.execute("DELETE FROM outcomes")
         writer.execute("COMMIT")
         writer.execute("PRAGMA journal_mode=DELETE").fetchall()
     return int(grants)

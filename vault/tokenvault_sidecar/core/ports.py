@@ -99,6 +99,20 @@ class WrappedKey:
     created_at: float
 
 
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """How many rows a store has: grants by brand and kind, and of all.
+
+    `ambiguous` grants have an unanswered redemption; `due` ones may be renewed now.
+    """
+
+    grants: Mapping[tuple[str, ContextKind], int]
+    ambiguous: int
+    due: int
+    delegations: int
+    revocations: int
+
+
 class Store(Protocol):
     """Where rows live. What a method has returned from is durable.
 
@@ -182,6 +196,12 @@ class Store(Protocol):
     async def ended_grants(self, now: float, *, limit: int) -> Sequence[GrantRow]:
         """Rows whose `purge_at` is past; soonest first."""
 
+    async def grants_after(self, key: bytes, *, brand: str | None, limit: int) -> Sequence[GrantRow]:
+        """Rows with greater keys, of the brand where one is given, in the keys' order."""
+
+    async def count(self, now: float) -> Counts:
+        """How many rows there are. Looks at all of them: not for an event loop that serves."""
+
     async def put_delegation(self, row: DelegationRow, outcome: OutcomeRow | None = None) -> None:
         """Keep a pending delegation, and its outcome so far."""
 
@@ -205,6 +225,9 @@ class Store(Protocol):
 
     async def set_outcome(self, row: OutcomeRow) -> bool:
         """Write the row where one of its key is there. False: none is, nothing written."""
+
+    async def void_delegations(self, *, brand: str) -> int:
+        """Delete the brand's rows, taken or not, how many; and their outcomes."""
 
     async def add_revocations(self, rows: Sequence[RevocationRow]) -> None:
         """Queue tokens for revocation."""

@@ -19,10 +19,21 @@ LONGEST_TRY = 30.0
 
 
 class Revoker:
-    """Queues tokens for revocation and works the queue off."""
+    """Queues tokens for revocation and works the queue off; `works` False: leaves that to another process."""
 
-    def __init__(self, vault: Vault) -> None:
+    def __init__(self, vault: Vault, *, works: bool = True) -> None:
         self._vault = vault
+        self._works = works
+
+    async def forget_context(self, key: bytes) -> bool:
+        """Forget the context as it is by now, and void its delegations; False: it had no grant."""
+        while True:
+            row = await self._vault.store.get_grant(key)
+            if row is None:
+                if await self._vault.store.forget_context(key, version=None):
+                    return False
+            elif await self.forget(row):
+                return True
 
     async def forget(self, row: GrantRow) -> bool:
         """Delete the grant, void its context's delegations and queue its tokens: one transaction.
@@ -49,6 +60,8 @@ class Revoker:
 
     def work_soon(self) -> None:
         """Try what is due, in the background."""
+        if not self._works:
+            return
         self._vault.background.spawn(self._work_quietly(), "revocation")
 
     async def work(self) -> int:

@@ -111,16 +111,11 @@ class Tokens:
         Raises InvalidRequest (no such brand), StoreUnavailable.
         """
         brand = self._vault.brand(brand_id)
-        key = self._vault.context_key(brand.id, context)
-        while True:
-            row = await self._vault.store.get_grant(key)
-            if row is None:
-                if await self._vault.store.forget_context(key, version=None):
-                    return Revocation.NOT_FOUND
-            elif await self._revoker.forget(row):
-                server = self._vault.servers.get(brand.id)
-                facts = server.facts if server else None
-                return Revocation.NOT_SUPPORTED if facts and not facts.revokes else Revocation.QUEUED
+        if not await self._revoker.forget_context(self._vault.context_key(brand.id, context)):
+            return Revocation.NOT_FOUND
+        server = self._vault.servers.get(brand.id)
+        facts = server.facts if server else None
+        return Revocation.NOT_SUPPORTED if facts and not facts.revokes else Revocation.QUEUED
 
     async def _renewed(
         self, request: TokenRequest, key: bytes, grant: Grant, *, rejected: bool
