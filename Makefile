@@ -5,7 +5,7 @@ STUBS := client/python
 STAMP := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install lock gen gen-check format lint test torture fuzz bench demo run clean
+.PHONY: help install lock gen gen-check format lint test torture fuzz bench bench-start demo run clean
 
 help: ## list what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -60,6 +60,9 @@ fuzz: $(STAMP) ## 50,000 calls of all kinds, and bytes that are none: about 10 m
 
 bench: $(STAMP) ## GetToken against an empty echo, with options on, and while grants are renewed; renewals against a bare client
 	$(BIN)/python -m tests.bench
+
+bench-start: $(STAMP) ## starting, and commands, with a million grants: about 10 minutes and 4 GB of disk
+	$(BIN)/python -m tests.bench.start
 
 demo: $(STAMP) ## play the main job through for real, step by step
 	@$(BIN)/python -m tests.demo

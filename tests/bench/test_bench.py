@@ -1,9 +1,12 @@
 """The bench itself, with a small vault and short rounds: no figure is judged here."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
 
 from tests.bench.__main__ import OPTIONS
 from tests.bench.load import percentile
@@ -39,6 +42,25 @@ def test_it_measures_both_sides_and_writes_what_it_found(tmp_path: Path) -> None
     assert 0 < latency["p50_us"] <= latency["p99_us"]
     assert rate["ratio"] > 0
     assert f"the core {rate['per_second']:,.0f}/s" in done.stdout
+
+
+def test_a_start_is_measured_beside_the_import() -> None:
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-m", "tests.bench.start", "--grants", "50", "--rounds", "1"],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    found = re.search(r"50 grants: ready in (\S+) s, the import alone (\S+) s\n", done.stdout)
+    assert found, done.stderr
+    beyond = re.search(r"a start beyond the import: (\S+) s; memory (\d+) MB\n", done.stdout)
+    assert beyond
+    assert float(beyond[1]) == pytest.approx(float(found[1]) - float(found[2]), abs=0.011)
+    assert int(beyond[2]) > 20
+    assert [line.partition(":")[0].split()[0] for line in done.stdout.splitlines()[2:]] == [
+        "stats", "grants", "backup",
+    ]  # fmt: skip
 
 
 def test_percentiles() -> None:
