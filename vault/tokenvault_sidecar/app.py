@@ -33,6 +33,9 @@ from tokenvault_sidecar.wiring import Remotes, audit_log, renewal_settings, tls_
 _FIXED: Final = ("server", "store", "keys", "renewal", "audit")
 """The tables that stay as they were at the start."""
 
+_TOLD: Final = 0.1
+"""Seconds after which who watches health knows that it stops, and the watch ends."""
+
 _LONGEST_USE: Final = 300.0
 """Seconds for which work under way may still use what a reload has replaced."""
 
@@ -153,8 +156,13 @@ class Sidecar:
         self._housekeeping.cancel()
         with suppress(asyncio.CancelledError):
             await self._housekeeping
-        await self._server.stop(max(drain - redemption, drain / 2))
+        stopping = asyncio.get_running_loop().create_task(self._server.stop(drain), name="stopping")
+        await asyncio.wait({stopping}, timeout=_TOLD)
+        self._guard.end_streams()
+        await asyncio.wait({stopping}, timeout=max(drain - redemption, drain / 2))
+        self._guard.end_calls()
         self._renewer.stop()
+        await stopping
         with suppress(TimeoutError):
             async with asyncio.timeout_at(deadline):
                 await self._vault.background.drain()

@@ -38,7 +38,7 @@ def run(file: Path) -> int:
     """Serve by this configuration until SIGTERM or SIGINT; the exit status.
 
     SIGHUP, or a change of the file or of one it names, has it read again. A
-    second SIGTERM ends the process at once. Raises ConfigError.
+    second of the two ends the process at once. Raises ConfigError.
     """
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until there is something to reload
     harden()
@@ -65,6 +65,7 @@ async def _serve(file: Path, config: Config, seen: Stamps) -> int:
     def stop() -> None:
         for name in (signal.SIGTERM, signal.SIGINT):
             loop.remove_signal_handler(name)
+            signal.signal(name, signal.SIG_DFL)  # of SIGINT, Python would make an exception
         stopped.set()
 
     for name in (signal.SIGTERM, signal.SIGINT):

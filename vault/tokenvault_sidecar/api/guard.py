@@ -16,7 +16,7 @@ from tokenvault_sidecar.api.callers import identity
 from tokenvault_sidecar.api.calls import CallUnderWay, Record, current_call
 from tokenvault_sidecar.api.defects import log_defect
 from tokenvault_sidecar.api.status import abort
-from tokenvault_sidecar.core.errors import InvalidRequest, RateLimited, VaultError
+from tokenvault_sidecar.core.errors import InvalidRequest, RateLimited, StoreUnavailable, VaultError
 from tokenvault_sidecar.core.limits import Limits, Meter
 from tokenvault_sidecar.core.policy import Call, Caller, Policy, Rpc
 from tokenvault_sidecar.core.ports import Bearer
@@ -24,6 +24,7 @@ from tokenvault_sidecar.core.ports import Bearer
 MAX_METADATA: Final = 16 * 1024
 """Bytes. gRPC itself lets 16 MiB pass until its client acknowledges the limit (RFC 9113 section 6.5.3)."""
 
+_STOPPING: Final = "the sidecar is stopping: ask again"
 _INTERNAL: Final = "the token vault failed unexpectedly: its log says where"
 _OK: Final = "OK"
 _HELD_BACK: Final = 0.1
@@ -68,11 +69,22 @@ class Guard(grpc.aio.ServerInterceptor):
         self.longest = longest
         self._meters: dict[str, Meter] = {}
         self._guarded: dict[str, _Handler] = {}
+        self._calls: set[asyncio.Task[Any]] = set()
+        self._streams: set[asyncio.Task[Any]] = set()
 
     def admit(self, admission: Admission) -> None:
         """Go by this from the next call on."""
         self.admission = admission
         self._meters = {}
+
+    def end_streams(self) -> None:
+        """End those that would not by themselves, as health's Watch, with UNAVAILABLE."""
+        _end(self._streams)
+
+    def end_calls(self) -> None:
+        """End all that are under way, with UNAVAILABLE."""
+        _end(self._calls)
+        _end(self._streams)
 
     async def intercept_service(
         self,
@@ -105,7 +117,9 @@ class Guard(grpc.aio.ServerInterceptor):
             return parse(data)
 
         async def unary(_: object, context: _Context) -> bytes:
-            call = CallUnderWay(name)
+            call, task = CallUnderWay(name), asyncio.current_task()
+            assert task is not None
+            self._calls.add(task)
             try:
                 meter = await self._enter(call, service, context)
                 try:
@@ -121,13 +135,20 @@ class Guard(grpc.aio.ServerInterceptor):
                     self._record(call, _OK)
                 return serialize(answer)
             except asyncio.CancelledError:
+                if task not in self._calls:  # we have ended it
+                    await self._fail(method, call, context, StoreUnavailable(_STOPPING, retry_after=1.0))
                 self._note(call, _CANCELLED)
                 raise
             except Exception as error:
+                self._calls.discard(task)  # it ends with this
                 await self._fail(method, call, context, error)
+            finally:
+                self._calls.discard(task)
 
         async def stream(parts: Any, context: _Context) -> None:
-            call = CallUnderWay(name)
+            call, task = CallUnderWay(name), asyncio.current_task()
+            assert task is not None
+            self._streams.add(task)
             try:
                 meter = await self._enter(call, service, context)
                 try:
@@ -144,10 +165,15 @@ class Guard(grpc.aio.ServerInterceptor):
                 if self._record is not None:
                     self._record(call, _OK)
             except asyncio.CancelledError:
+                if task not in self._streams:  # we have ended it
+                    await self._fail(method, call, context, StoreUnavailable(_STOPPING, retry_after=1.0))
                 self._note(call, _CANCELLED)
                 raise
             except Exception as error:
+                self._streams.discard(task)  # it ends with this
                 await self._fail(method, call, context, error)
+            finally:
+                self._streams.discard(task)
 
         if handler.unary_unary:
             return grpc.stream_unary_rpc_method_handler(unary)
@@ -211,6 +237,11 @@ class Guard(grpc.aio.ServerInterceptor):
             self._record(call, outcome)
         except VaultError as unrecorded:
             structlog.get_logger().error("call_unrecorded", outcome=outcome, problem=unrecorded.message)
+
+
+def _end(calls: set[asyncio.Task[Any]]) -> None:
+    while calls:
+        calls.pop().cancel()
 
 
 def _parser(deserializer: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
