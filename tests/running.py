@@ -44,6 +44,7 @@ def make_config(folder: Path, provider: OidcProvider, registration: Registration
         "consumer_scopes": ("openid", "offline_access", "profile"),
         "conversation_scopes": ("openid", "profile"),
         "listen": ("127.0.0.1:0",),
+        "ops_listen": "127.0.0.1:0",
     }
     return devkit.init(folder, Development(**(settings | overrides)))[-1]
 

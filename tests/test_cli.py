@@ -62,6 +62,7 @@ def test_check_config_says_what_it_understood(config: Path) -> None:
 
 Listens on 127.0.0.1:7443 and unix:{folder}/v.sock
 Keeps grants in {folder}/tokenvault.db, sealed by {folder}/kek
+Answers probes on 127.0.0.1:7480
 Development: http to loopback addresses is allowed
 Brands
   acme

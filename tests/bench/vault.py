@@ -35,7 +35,9 @@ jwks_uri = "$server/jwks"
 
 def configure(directory: Path, authorization_server: str = NOWHERE) -> Path:
     """Make what a sidecar needs, on a port of its own choice; its configuration."""
-    *_, path = devkit.init(directory, devkit.Development(brand=BRAND, listen=("127.0.0.1:0",)))
+    *_, path = devkit.init(
+        directory, devkit.Development(brand=BRAND, listen=("127.0.0.1:0",), ops_listen="127.0.0.1:0")
+    )
     text = path.read_text()
     for table, keys in _CHANGES.items():
         assert f"{table}\n" in text

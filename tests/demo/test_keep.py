@@ -38,7 +38,9 @@ def free_port() -> int:
 def folder(tmp_path: Path) -> Path:
     """A folder as an earlier run would have left it, with other ports."""
     issuer = f"http://127.0.0.1:{free_port()}"
-    devkit.init(tmp_path / "run", Development(issuer=issuer, listen=("127.0.0.1:0",)))
+    devkit.init(
+        tmp_path / "run", Development(issuer=issuer, listen=("127.0.0.1:0",), ops_listen="127.0.0.1:0")
+    )
     return tmp_path / "run"
 
 

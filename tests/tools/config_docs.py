@@ -24,6 +24,7 @@ _NAMES: tuple[tuple[Any, str], ...] = (
     (values.Url, "URL"),
     (values.Issuer, "URL"),
     (values.ListenAddress, "address"),
+    (values.TcpAddress, "address"),
     (values.Identity, "identity"),
     (values.Scope, "scope"),
     (files.OutputPath, "path"),

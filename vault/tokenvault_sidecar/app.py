@@ -22,15 +22,16 @@ from tokenvault_sidecar.core.background import Background
 from tokenvault_sidecar.core.delegations import Delegations
 from tokenvault_sidecar.core.housekeeping import Housekeeping
 from tokenvault_sidecar.core.policy import Policy
-from tokenvault_sidecar.core.ports import Events, Store
+from tokenvault_sidecar.core.ports import Events
 from tokenvault_sidecar.core.renewal import Renewer
 from tokenvault_sidecar.core.revocation import Revoker
 from tokenvault_sidecar.core.sealing import Sealer
 from tokenvault_sidecar.core.tokens import Tokens
 from tokenvault_sidecar.core.vault import Vault
+from tokenvault_sidecar.operations import Operations
 from tokenvault_sidecar.wiring import Remotes, audit_log, renewal_settings, tls_files
 
-_FIXED: Final = ("server", "store", "keys", "renewal", "audit")
+_FIXED: Final = ("server", "store", "keys", "renewal", "audit", "ops")
 """The tables that stay as they were at the start."""
 
 _TOLD: Final = 0.1
@@ -47,7 +48,7 @@ class Sidecar:
         self,
         *,
         config: Config,
-        store: Store,
+        store: SqliteStore,
         vault: Vault,
         remotes: Remotes,
         audit: AuditLog | None,
@@ -75,6 +76,7 @@ class Sidecar:
             longest_call=config.limits.longest_call,
             health=self._health,
         )
+        self._operations = Operations(config, store, vault, self._tell_health)
         self._housekeeping = self._keep_house()
         self._closing: set[asyncio.Task[None]] = set()
 
@@ -110,8 +112,13 @@ class Sidecar:
         except BaseException:
             await _close(store, remotes)
             raise
-        await sidecar._tell_health(HealthStatus.SERVING)
+        await sidecar._operations.start()
         return sidecar
+
+    @property
+    def ops_address(self) -> str | None:
+        """Where probes are answered; None where the configuration has no such port."""
+        return self._operations.address
 
     async def reload(self, config: Config) -> tuple[str, ...]:
         """Go by this configuration from the next call on; the keys that only a restart changes.
@@ -151,7 +158,7 @@ class Sidecar:
         """
         drain, redemption = self._config.server.drain_timeout, self._config.renewal.redemption_deadline
         deadline = asyncio.get_running_loop().time() + drain
-        await self._tell_health(HealthStatus.NOT_SERVING)
+        await self._operations.drain()
         self._delegations.outcomes.close()
         self._housekeeping.cancel()
         with suppress(asyncio.CancelledError):
@@ -168,6 +175,7 @@ class Sidecar:
                 await self._vault.background.drain()
         for closing in self._closing:
             closing.cancel()
+        await self._operations.stop()
         await _close(self._store, self._remotes)
         if self._audit is not None:
             self._audit.close()
@@ -178,9 +186,9 @@ class Sidecar:
         )
         return asyncio.get_running_loop().create_task(housekeeping.run(), name="housekeeping")
 
-    async def _tell_health(self, status: HealthStatus) -> None:
+    async def _tell_health(self, ready: bool) -> None:
         for service in ("", SERVICE):
-            await self._health.set(service, status)
+            await self._health.set(service, HealthStatus.SERVING if ready else HealthStatus.NOT_SERVING)
 
 
 def _admission(config: Config, remotes: Remotes) -> Admission:
@@ -208,7 +216,7 @@ async def _close_later(remotes: Sequence[OAuthServer | BearerVerifier]) -> None:
     await asyncio.gather(*(remote.aclose() for remote in remotes))
 
 
-async def _close(store: Store, remotes: Remotes | None) -> None:
+async def _close(store: SqliteStore, remotes: Remotes | None) -> None:
     if remotes is not None:
         await asyncio.gather(*(remote.aclose() for remote in remotes.all()))
     await store.close()

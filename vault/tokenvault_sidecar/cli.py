@@ -9,6 +9,7 @@ import click
 from tokenvault_sidecar import devkit
 from tokenvault_sidecar.commands.backup import backup, restore
 from tokenvault_sidecar.commands.grants import grants
+from tokenvault_sidecar.commands.health import health
 from tokenvault_sidecar.commands.shared import FILE, config_option, fail, load
 from tokenvault_sidecar.commands.stats import stats
 from tokenvault_sidecar.config import ConfigError, describe
@@ -106,3 +107,4 @@ main.add_command(backup)
 main.add_command(restore)
 main.add_command(grants)
 main.add_command(stats)
+main.add_command(health)

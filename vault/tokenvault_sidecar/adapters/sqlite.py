@@ -329,6 +329,15 @@ class SqliteStore:
 
         return await self._writer.write(add)
 
+    async def probe(self) -> None:
+        """Write, durably, what changes nothing. Raises StoreUnavailable where nothing can be written."""
+
+        def rewrite(connection: Connection) -> None:
+            ((version,),) = connection.execute("PRAGMA user_version").fetchall()
+            connection.execute(f"PRAGMA user_version = {version}")
+
+        await self._writer.write(rewrite)
+
     async def close(self) -> None:
         await self._writer.close()
         self._reader.close()

@@ -17,6 +17,8 @@ def describe(config: Config) -> str:
 def _lines(config: Config) -> Iterator[str]:
     yield "Listens on " + " and ".join(config.server.listen)
     yield f"Keeps grants in {config.store.path}, sealed by {config.keys.kek_file.path}"
+    if config.ops:
+        yield f"Answers probes on {config.ops.listen}"
     if config.development:
         yield "Development: http to loopback addresses is allowed"
     yield "Brands"

@@ -11,7 +11,7 @@ from pydantic_core import ErrorDetails
 
 from tokenvault_sidecar.config.checks import check
 from tokenvault_sidecar.config.problems import REJECTED, ConfigError, Problem, dotted, nearest
-from tokenvault_sidecar.config.schema import Config
+from tokenvault_sidecar.config.schema import Config, OpsTable
 from tokenvault_sidecar.config.tables import Table, is_list, is_named, table_of
 
 _WRONG_KIND = {
@@ -39,6 +39,18 @@ def load_config(path: Path) -> Config:
         if not found:
             return config
     raise ConfigError(found)
+
+
+def load_ops(path: Path) -> OpsTable | None:
+    """Read and check the table [ops], and nothing else of the file. Raises ConfigError."""
+    document = _read(path)
+    if "ops" not in document:
+        return None
+    try:
+        return OpsTable.model_validate(document["ops"], context=path.parent)
+    except ValidationError as error:
+        found = error.errors(include_url=False, include_input=False)
+    raise ConfigError([_problem(path, detail | {"loc": ("ops", *detail["loc"])}) for detail in found])
 
 
 def _read(path: Path) -> dict[str, Any]:

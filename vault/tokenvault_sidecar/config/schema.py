@@ -12,7 +12,15 @@ from tokenvault_sidecar.config.callers import CallerTable
 from tokenvault_sidecar.config.files import File, KekFilePath, OutputPath, PrivateFile, PrivateFilePath
 from tokenvault_sidecar.config.problems import dotted
 from tokenvault_sidecar.config.tables import Table
-from tokenvault_sidecar.config.values import Distinct, Duration, Flag, ListenAddress, Name, parse_duration
+from tokenvault_sidecar.config.values import (
+    Distinct,
+    Duration,
+    Flag,
+    ListenAddress,
+    Name,
+    TcpAddress,
+    parse_duration,
+)
 from tokenvault_sidecar.core.limits import Limits
 from tokenvault_sidecar.core.model import Brand
 from tokenvault_sidecar.core.policy import Caller
@@ -102,6 +110,20 @@ class HousekeepingTable(Table):
     )
 
 
+class OpsTable(Table):
+    """A port for probes and metrics: `/livez`, `/readyz`, `/metrics`, and nothing else.
+
+    In plain HTTP, to anybody who reaches it: it tells no secret and no context, but names callers and brands.
+    Without this table there is none.
+    """
+
+    listen: TcpAddress = Field(
+        default="127.0.0.1:7480",
+        description='Address: "host:port" (port 0: any free one).',
+        examples=["127.0.0.1:7480"],
+    )
+
+
 class Config(Table):
     """A configuration that was checked as a whole.
 
@@ -119,6 +141,7 @@ class Config(Table):
     housekeeping: HousekeepingTable = HousekeepingTable()
     limits: AllLimitsTable = AllLimitsTable()
     audit: AuditTable | None = None
+    ops: OpsTable | None = None
     brands: dict[Name, BrandTable] = Field(min_length=1)
     callers: dict[Name, CallerTable] = Field(min_length=1)
 

@@ -99,6 +99,12 @@ def _listen(value: str, info: ValidationInfo) -> str:
     return value
 
 
+def _tcp(value: str, info: ValidationInfo) -> str:
+    if value.startswith("unix:"):
+        raise reject("is no TCP address", 'write "127.0.0.1:7480" or "[::1]:7480"')
+    return _listen(value, info)
+
+
 def _identity(value: str) -> str:
     if value.startswith("spiffe://"):
         example = f"{value[:-1]}x" if value.endswith(BELOW) else value
@@ -141,6 +147,7 @@ Flag = Annotated[bool, Field(strict=True)]
 Url = Annotated[str, AfterValidator(_url)]
 Issuer = Annotated[str, AfterValidator(_issuer)]
 ListenAddress = Annotated[str, AfterValidator(_listen)]
+TcpAddress = Annotated[str, AfterValidator(_tcp)]
 Identity = Annotated[str, AfterValidator(_identity)]
 Scope = Annotated[str, AfterValidator(_scope)]
 Name = Annotated[str, AfterValidator(_name)]

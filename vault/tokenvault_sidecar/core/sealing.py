@@ -79,6 +79,11 @@ class Sealer:
     def __init__(self, keyring: Keyring) -> None:
         self._keyring = keyring
 
+    @property
+    def active(self) -> str:
+        """The id of the data key that seals."""
+        return self._keyring.active
+
     def context_key(self, brand: str, context: Context) -> bytes:
         """The row key of a grant: 32 bytes, blind."""
         return self._blind("grant", brand, context.kind.value, context.id)

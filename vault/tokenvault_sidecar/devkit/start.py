@@ -33,6 +33,7 @@ class Development:
     consumer_scopes: tuple[str, ...] = ("openid", "offline_access")
     conversation_scopes: tuple[str, ...] = ("openid",)
     listen: tuple[str, ...] = ("127.0.0.1:7443",)
+    ops_listen: str = "127.0.0.1:7480"
 
 
 DEFAULT = Development()
@@ -96,6 +97,7 @@ def render_config(development: Development = DEFAULT) -> str:
         consumer_scopes=to_toml(development.consumer_scopes),
         conversation_scopes=to_toml(development.conversation_scopes),
         listen=to_toml(development.listen),
+        ops_listen=to_toml(development.ops_listen),
     )
 
 

@@ -1,0 +1,44 @@
+"""Asking a sidecar's port for probes and metrics, as those who run it do."""
+
+import asyncio
+import http.client
+import json
+import socket
+from dataclasses import dataclass
+
+from tests.running import SidecarProcess
+
+
+@dataclass(frozen=True)
+class Said:
+    """An answer."""
+
+    status: int
+    text: str
+
+
+def address(sidecar: SidecarProcess) -> str:
+    """Where it listens for them, by its log."""
+    ready = [line for line in sidecar.stderr.read_text().splitlines() if '"event": "ready"' in line]
+    return str(json.loads(ready[-1])["ops"])
+
+
+async def get(sidecar: SidecarProcess, path: str, *, method: str = "GET") -> Said:
+    """Ask there. Raises OSError where nothing listens."""
+    return await asyncio.to_thread(_get, address(sidecar), path, method)
+
+
+def free_port() -> int:
+    """One that is free just now."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        return int(taken.getsockname()[1])
+
+
+def _get(place: str, path: str, method: str) -> Said:
+    connection = http.client.HTTPConnection(place, timeout=30)
+    try:
+        connection.request(method, path)
+        answer = connection.getresponse()
+        return Said(answer.status, answer.read().decode())
+    finally:
+        connection.close()
