@@ -1,5 +1,6 @@
 """What operators do with grants: look at them, and end them. They see no token, no subject and no id."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
 
@@ -63,8 +64,8 @@ class Administration:
         await self._vault.store.void_delegations(brand=brand)
         forgotten = 0
         async for page in self._pages(brand):
-            for row in page:
-                forgotten += await self._revoker.forget_context(row.key)
+            # Together, so that they share commits.
+            forgotten += sum(await asyncio.gather(*(self._revoker.forget_context(row.key) for row in page)))
         return forgotten
 
     async def _pages(self, brand: str | None) -> AsyncIterator[list[GrantRow]]:
