@@ -9,6 +9,7 @@ import resource
 import signal
 import subprocess
 from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -106,7 +107,8 @@ def lines(config: Path) -> list[dict[str, Any]]:
 
 def verify(config: Path) -> tuple[int, str]:
     """Exit status and output of `tokenvault audit verify`."""
-    done = CliRunner().invoke(main, ["audit", "verify", "--config", str(config)])
+    with ThreadPoolExecutor() as pool:  # it has a loop of its own
+        done = pool.submit(CliRunner().invoke, main, ["audit", "verify", "--config", str(config)]).result()
     return done.exit_code, done.output
 
 

@@ -12,12 +12,14 @@ import pytest
 
 from tokenvault_sidecar.core.model import ContextKind
 from tokenvault_sidecar.core.ports import (
+    SEALED_HEAD,
     Attempt,
     Counts,
     DelegationRow,
     GrantRow,
     OutcomeRow,
     RevocationRow,
+    SealedRecord,
     Store,
     WrappedKey,
 )
@@ -639,6 +641,111 @@ class KeyConformance:
             await stand.store.add_keys([wrapped_key("b"), wrapped_key("a")], first=False)
         assert [key.id for key in await stand.store.get_keys()] == ["a"]
 
+    async def test_a_data_key_follows_the_one_it_was_made_after(self, stand: Stand) -> None:
+        index = replace(wrapped_key("index", NOW + 1.0), purpose="index")
+        await stand.store.add_keys([wrapped_key("first"), index], first=True)
+        second = wrapped_key("second", NOW + 2.0)
+        assert await stand.store.add_data_key(second, after="first")
+        assert not await stand.peer.add_data_key(wrapped_key("third", NOW + 3.0), after="first")
+        assert await stand.peer.get_keys() == [wrapped_key("first"), index, second]
+
+    async def test_one_of_many_adds_a_data_key(self, stand: Stand) -> None:
+        await stand.store.add_keys([wrapped_key("first")], first=True)
+        doors = (stand.store, stand.peer) * 10
+        won = await asyncio.gather(
+            *(door.add_data_key(wrapped_key(f"w{i}"), after="first") for i, door in enumerate(doors))
+        )
+        assert won.count(True) == 1
+        assert [key.id for key in await stand.store.get_keys()] == ["first", f"w{won.index(True)}"]
+
+    async def test_seals_are_counted(self, stand: Stand) -> None:
+        await stand.store.add_keys([wrapped_key("a"), wrapped_key("b")], first=True)
+        await stand.store.count_seals("a", 2**32)
+        await stand.peer.count_seals("a", 5)
+        await stand.peer.count_seals("unknown", 5)
+        assert [key.seals for key in await stand.store.get_keys()] == [2**32 + 5, 0]
+
+    async def test_a_data_key_is_dropped_once_nothing_is_sealed_by_it(self, stand: Stand) -> None:
+        index = replace(wrapped_key("index"), purpose="index")
+        await stand.store.add_keys([wrapped_key("a"), wrapped_key("b"), index], first=True)
+        grant, delegation, revocation = await put_one_of_each(stand.store, HEAD)
+        assert not await stand.store.drop_data_key("a", head=HEAD)
+        await stand.store.forget_context(grant.key, version=grant.version)
+        assert not await stand.store.drop_data_key("a", head=HEAD)
+        await stand.store.purge_delegations(delegation.expires_at + 1.0)
+        assert not await stand.store.drop_data_key("a", head=HEAD)
+        await stand.store.purge_delegations(outcome_row().purge_at + 1.0)
+        assert not await stand.store.drop_data_key("a", head=HEAD)
+        await stand.store.drop_revocation(revocation.id)
+        assert await stand.peer.drop_data_key("a", head=HEAD)
+        assert not await stand.store.drop_data_key("a", head=HEAD)
+        assert not await stand.store.drop_data_key("index", head=HEAD)
+        assert [key.id for key in await stand.store.get_keys()] == ["b", "index"]
+
+
+HEAD = b"sealed-by-"
+assert len(HEAD) == SEALED_HEAD
+
+
+async def put_one_of_each(store: Store, head: bytes) -> tuple[GrantRow, DelegationRow, RevocationRow]:
+    """A leased grant, a taken delegation, its outcome, and a waiting revocation, of records that begin so."""
+    grant = grant_row(sealed=head + b"grant", attempt=Attempt(failures=2, retry_at=NOW, reason="r"))
+    delegation = replace(delegation_row(context=2), sealed=head + b"delegation")
+    revocation = replace(revocation_row(), sealed=head + b"revocation")
+    await store.put_grant(grant, replaces=None)
+    await lease(store, grant)
+    await store.put_delegation(delegation, outcome_row(context=2, sealed=head + b"outcome"))
+    await store.take_delegation(delegation.key)
+    await store.add_revocations([revocation])
+    return grant, delegation, revocation
+
+
+class ResealingConformance:
+    async def test_records_are_found_by_what_they_begin_with(self, stand: Stand) -> None:
+        grant, delegation, revocation = await put_one_of_each(stand.store, HEAD)
+        await stand.store.put_grant(grant_row(7, sealed=b"sealed-by-another"[:9] + b"X"), replaces=None)
+        found = await stand.peer.sealed_records(HEAD, limit=10)
+        assert found == [
+            SealedRecord("grants", grant.key, "acme", "consumer", "v1", grant.sealed),
+            SealedRecord("delegations", delegation.key, "acme", "conversation", "", delegation.sealed),
+            SealedRecord("outcomes", outcome_row().key, "acme", "conversation", "", HEAD + b"outcome"),
+            SealedRecord("revocations", revocation.id.encode(), "acme", "", "", revocation.sealed),
+        ]
+        assert await stand.store.sealed_records(HEAD, limit=2) == found[:2]
+        assert await stand.store.count_sealed(HEAD) == 4
+        assert await stand.store.count_sealed(b"sealed-by+") == 0
+
+    async def test_resealing_changes_the_seal_alone(self, stand: Stand) -> None:
+        grant, delegation, revocation = await put_one_of_each(stand.store, HEAD)
+        found = await stand.store.sealed_records(HEAD, limit=10)
+        assert await stand.store.reseal([(record, b"anew " + record.sealed) for record in found]) == 4
+        assert not await stand.store.sealed_records(HEAD, limit=10)
+        attempt = replace(grant.attempt, leased=True, unanswered=1)
+        anew = replace(grant, sealed=b"anew " + grant.sealed, attempt=attempt)
+        assert await stand.peer.get_grant(grant.key) == anew
+        assert await stand.peer.is_taken(delegation.key)
+        assert await stand.peer.give_back_delegation(delegation.key)
+        assert await stand.peer.get_delegation(delegation.key) == replace(
+            delegation, sealed=b"anew " + delegation.sealed
+        )
+        anew_outcome = outcome_row(context=2, sealed=b"anew " + HEAD + b"outcome")
+        assert await stand.peer.get_outcome(anew_outcome.key) == anew_outcome
+        assert await stand.peer.due_revocations(NOW, limit=10) == [
+            replace(revocation, sealed=b"anew " + revocation.sealed)
+        ]
+        assert await stand.store.release_lease(grant.key, owner="me", attempt=Attempt())
+
+    async def test_what_was_sealed_anew_meanwhile_is_left_alone(self, stand: Stand) -> None:
+        grant, delegation, revocation = await put_one_of_each(stand.store, HEAD)
+        found = await stand.store.sealed_records(HEAD, limit=10)
+        renewed = grant_row(version="v2", sealed=HEAD + b"renewed")
+        await stand.peer.put_grant(renewed, replaces="v1")
+        await stand.peer.purge_delegations(delegation.expires_at + 1.0)
+        assert await stand.store.reseal([(record, b"stale") for record in found]) == 2
+        assert await stand.store.get_grant(grant.key) == renewed
+        assert await stand.store.due_revocations(NOW, limit=10) == [replace(revocation, sealed=b"stale")]
+        assert await stand.store.reseal([]) == 0
+
 
 class StoreConformance(
     GrantConformance,
@@ -648,5 +755,6 @@ class StoreConformance(
     OutcomeConformance,
     RevocationConformance,
     KeyConformance,
+    ResealingConformance,
 ):
     """All of it."""

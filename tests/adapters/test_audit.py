@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from tokenvault_sidecar.adapters.audit import BROKEN_END, UNWRITTEN, AuditError, AuditLog, audit_key, verify
+from tokenvault_sidecar.adapters.audit import BROKEN_END, UNWRITTEN, AuditError, AuditLog, verify
 
-KEY = audit_key(b"k" * 32)
+KEY = b"k" * 32
 
 
 def written(path: Path, lines: int = 12, **settings: int) -> Path:
@@ -165,7 +165,7 @@ def test_every_changed_byte_is_found(tmp_path: Path) -> None:
 def test_without_the_key_nothing_verifies_and_nothing_can_be_mended(tmp_path: Path) -> None:
     path = written(tmp_path / "audit.jsonl")
     with pytest.raises(AuditError):
-        verify(path, audit_key(b"x" * 32))
+        verify(path, b"x" * 32)
 
 
 def test_a_removed_file_is_found(tmp_path: Path) -> None:
@@ -223,10 +223,10 @@ def test_where_it_cannot_be_opened(tmp_path: Path) -> None:
 FULL_DISK = """
 import resource, signal, sys
 from pathlib import Path
-from tokenvault_sidecar.adapters.audit import AuditLog, audit_key
+from tokenvault_sidecar.adapters.audit import AuditLog
 from tokenvault_sidecar.core.errors import StoreUnavailable
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-log = AuditLog(Path(sys.argv[1]), audit_key(b"k" * 32), fail_closed=sys.argv[2] == "closed")
+log = AuditLog(Path(sys.argv[1]), b"k" * 32, fail_closed=sys.argv[2] == "closed")
 resource.setrlimit(resource.RLIMIT_FSIZE, (1000, resource.RLIM_INFINITY))
 failed = 0
 for n in range(20):
@@ -259,8 +259,8 @@ def test_a_killed_process_loses_no_line(tmp_path: Path) -> None:
     path = tmp_path / "audit.jsonl"
     script = (
         "import sys; from pathlib import Path\n"
-        "from tokenvault_sidecar.adapters.audit import AuditLog, audit_key\n"
-        f"log = AuditLog(Path({str(path)!r}), audit_key(b'k' * 32))\n"
+        "from tokenvault_sidecar.adapters.audit import AuditLog\n"
+        f"log = AuditLog(Path({str(path)!r}), b'k' * 32)\n"
         "n = 0\n"
         "while True:\n"
         "    log.write({'n': n}); print(n, flush=True); n += 1\n"

@@ -16,7 +16,8 @@ import pytest
 
 from tests.adapters.sqlite_process import big_grant
 from tests.adapters.store_conformance import NOW, delegation_row, grant_row, lease, row_key
-from tokenvault_sidecar.adapters.sqlite import SqliteStore, StoreOpenError, boot_clock
+from tokenvault_sidecar.adapters.clock import boot_time
+from tokenvault_sidecar.adapters.sqlite import SqliteStore, StoreOpenError
 from tokenvault_sidecar.adapters.sqlite_file import check_sqlite, open_file
 from tokenvault_sidecar.adapters.sqlite_schema import MIGRATIONS
 from tokenvault_sidecar.core.errors import StoreUnavailable
@@ -225,7 +226,7 @@ class TestProcesses:
 
     def test_the_lease_clock_is_not_the_wall_clock(self) -> None:
         uptime = float(Path("/proc/uptime").read_text().split()[0])
-        assert boot_clock() == pytest.approx(uptime, abs=5.0)
+        assert boot_time() == pytest.approx(uptime, abs=5.0)
 
 
 class TestFaults:

@@ -18,7 +18,7 @@ from statistics import median
 from authlib.integrations.httpx_client import AsyncOAuth2Client
 
 from tests.bench import vault
-from tokenvault_sidecar.adapters.keyring import open_keyring, read_kek
+from tokenvault_sidecar.adapters.keyring import KeyKeeper, read_kek
 from tokenvault_sidecar.adapters.logs import LogEvents, configure_logging
 from tokenvault_sidecar.adapters.sqlite import SqliteStore
 from tokenvault_sidecar.config import Config, load_config
@@ -96,11 +96,13 @@ async def _core(config: Config, numbers: range) -> AsyncIterator[Renew]:
     configure_logging(config.server.log_level, config.server.log_format)
     store, remotes = SqliteStore.open(config.store.path), Remotes(config, time.time)
     try:
-        sealer = Sealer(await open_keyring(store, read_kek(config.keys.kek_file.path), time.time()))
+        keys = await KeyKeeper.open(store, [read_kek(config.keys.kek_file.path)], time.time())
+        sealer = Sealer(keys.keyring)
         events = LogEvents()
         core = Vault(
             store=store,
             sealer=sealer,
+            keys=keys,
             brands={brand.id: brand for brand in config.to_brands()},
             servers=remotes.servers,
             clock=time.time,

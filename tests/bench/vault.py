@@ -46,14 +46,15 @@ def configure(directory: Path, authorization_server: str = NOWHERE) -> Path:
     return path
 
 
-async def fill(config: Config, grants: int) -> None:
+async def fill(config: Config, grants: int, *, first: int = 0) -> None:
     """Store this many consumers' grants, sealed, their tokens fresh for an hour."""
     now = time.time()
     store = SqliteStore.open(config.store.path)
     try:
         sealer = Sealer(await open_keyring(store, read_kek(config.keys.kek_file.path), now))
-        for first in range(0, grants, _BATCH):
-            rows = [row(sealer, number, now) for number in range(first, min(first + _BATCH, grants))]
+        end = first + grants
+        for start in range(first, end, _BATCH):
+            rows = [row(sealer, number, now) for number in range(start, min(start + _BATCH, end))]
             added = await asyncio.gather(*(store.put_grant(new, replaces=None) for new in rows))
             assert all(added)
     finally:

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field, replace
 
 from tests.fakes.memory_store import MemoryStore
 from tests.fakes.server import FakeServer
+from tokenvault_sidecar.adapters.kek import FileKek
+from tokenvault_sidecar.adapters.keyring import KeyKeeper
 from tokenvault_sidecar.core.background import Background
 from tokenvault_sidecar.core.challenges import DelegationRequest
 from tokenvault_sidecar.core.delegations import Delegations
@@ -17,6 +19,7 @@ from tokenvault_sidecar.core.model import Brand, Context, ContextKind, ContextSe
 from tokenvault_sidecar.core.ports import Clock, Store
 from tokenvault_sidecar.core.renewal import RenewalSettings, Renewer
 from tokenvault_sidecar.core.revocation import Revoker
+from tokenvault_sidecar.core.rotation import Rotation
 from tokenvault_sidecar.core.sealing import Keyring, Sealer
 from tokenvault_sidecar.core.tokens import IssuedToken, TokenRequest, Tokens
 from tokenvault_sidecar.core.vault import Vault
@@ -24,6 +27,7 @@ from tokenvault_sidecar.core.vault import Vault
 ALICE = Context(ContextKind.CONSUMER, "alice")
 CHAT = Context(ContextKind.CONVERSATION, "chat-1")
 REDIRECT = "https://brand.test/callback"
+KEK = FileKek(b"K" * 32)
 START = 1_800_000_000.0
 
 ACME = Brand(
@@ -96,6 +100,7 @@ class World:
         self.vault = Vault(
             store=self.store,
             sealer=Sealer(self.keys),
+            keys=KeyKeeper(self.store, [KEK], self.keys),
             brands={brand.id: brand},
             servers={brand.id: self.server},
             clock=now,
@@ -109,7 +114,8 @@ class World:
         self.renewer = Renewer(self.vault, self.revoker, self.settings)
         self.tokens = Tokens(self.vault, self.renewer, self.revoker)
         self.delegations = Delegations(self.vault, self.revoker)
-        self.housekeeping = Housekeeping(self.vault, self.renewer, self.revoker, interval=1.0)
+        self.rotation = Rotation(self.store, self.vault.sealer, self.vault.keys, now, self.events)
+        self.housekeeping = Housekeeping(self.vault, self.renewer, self.revoker, self.rotation, interval=1.0)
 
     def sibling(self) -> "World":
         return World(

@@ -14,6 +14,7 @@ from tokenvault_sidecar.core.ports import (
     GrantRow,
     OutcomeRow,
     RevocationRow,
+    SealedRecord,
     WrappedKey,
 )
 
@@ -227,7 +228,7 @@ class MemoryStore:
 
     async def get_keys(self) -> Sequence[WrappedKey]:
         await self._turn()
-        return sorted(self.keys, key=lambda key: key.created_at)
+        return sorted(self.keys, key=_age)
 
     async def add_keys(self, keys: Sequence[WrappedKey], *, first: bool) -> bool:
         await self._turn()
@@ -237,6 +238,53 @@ class MemoryStore:
         self.keys += keys
         return True
 
+    async def add_data_key(self, key: WrappedKey, *, after: str) -> bool:
+        await self._turn()
+        data = [known.id for known in sorted(self.keys, key=_age) if known.purpose == "data"]
+        if data[-1:] != [after]:
+            return False
+        _refuse_known([key.id], {known.id for known in self.keys})
+        self.keys.append(key)
+        return True
+
+    async def drop_data_key(self, key_id: str, *, head: bytes) -> bool:
+        await self._turn()
+        named = [key for key in self.keys if key.id == key_id and key.purpose == "data"]
+        if not named or self._sealed_by(head):
+            return False
+        self.keys.remove(named[0])
+        return True
+
+    async def count_seals(self, key_id: str, more: int) -> None:
+        await self._turn()
+        self.keys = [replace(key, seals=key.seals + more) if key.id == key_id else key for key in self.keys]
+
+    async def sealed_records(self, head: bytes, *, limit: int) -> Sequence[SealedRecord]:
+        await self._turn()
+        return self._sealed_by(head)[:limit]
+
+    async def count_sealed(self, head: bytes) -> int:
+        await self._turn()
+        return len(self._sealed_by(head))
+
+    async def reseal(self, records: Sequence[tuple[SealedRecord, bytes]]) -> int:
+        await self._turn()
+        changed = 0
+        for record, sealed in records:
+            if record in self._sealed_by(record.sealed):
+                changed += 1
+                match record.table:
+                    case "grants":
+                        self.grants[record.key] = replace(self.grants[record.key], sealed=sealed)
+                    case "delegations":
+                        self.delegations[record.key] = replace(self.delegations[record.key], sealed=sealed)
+                    case "outcomes":
+                        self.outcomes[record.key] = replace(self.outcomes[record.key], sealed=sealed)
+                    case _:
+                        name = record.key.decode()
+                        self.revocations[name] = replace(self.revocations[name], sealed=sealed)
+        return changed
+
     async def close(self) -> None:
         """Nothing to let go of: what was stored can still be looked at."""
 
@@ -245,6 +293,25 @@ class MemoryStore:
         await asyncio.sleep(0)
         if self.down:
             raise StoreUnavailable("the store cannot be used: its disk is full, free space", retry_after=1.0)
+
+    def _sealed_by(self, head: bytes) -> list[SealedRecord]:
+        records = [
+            SealedRecord("grants", row.key, row.brand, row.kind, row.version, row.sealed)
+            for row in self.grants.values()
+        ]
+        records += [
+            SealedRecord("delegations", row.key, row.brand, row.kind, "", row.sealed)
+            for row in self.delegations.values()
+        ]
+        records += [
+            SealedRecord("outcomes", row.key, row.brand, row.kind, "", row.sealed)
+            for row in self.outcomes.values()
+        ]
+        records += [
+            SealedRecord("revocations", row.id.encode(), row.brand, "", "", row.sealed)
+            for row in self.revocations.values()
+        ]
+        return [record for record in records if record.sealed.startswith(head)]
 
     def _resealed(self, key: bytes, was: bytes | None) -> bool:
         return was is not None and self.grants[key].sealed != was
@@ -264,6 +331,10 @@ class MemoryStore:
     def _queue(self, rows: Sequence[RevocationRow]) -> None:
         _refuse_known((row.id for row in rows), set(self.revocations))
         self.revocations |= {row.id: row for row in rows}
+
+
+def _age(key: WrappedKey) -> float:
+    return key.created_at
 
 
 def _refuse_known(ids: Iterable[str], known: set[str]) -> None:

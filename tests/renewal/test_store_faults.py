@@ -21,7 +21,8 @@ from tests.core.world import HandClock, World
 from tests.renewal.seeding import BRAND, LIFE, Seeder, log_in, seeding
 from tests.renewal.sidecars import endpoints, running, server_of, tune
 from tests.running import SidecarProcess, make_config
-from tokenvault_sidecar.adapters.sqlite import SqliteStore, read_boot_id
+from tokenvault_sidecar.adapters.clock import read_boot_id
+from tokenvault_sidecar.adapters.sqlite import SqliteStore
 from tokenvault_sidecar.adapters.sqlite_file import open_file
 from tokenvault_sidecar.adapters.sqlite_schema import Connection
 from tokenvault_sidecar.adapters.sqlite_writer import Writer

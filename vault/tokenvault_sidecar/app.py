@@ -10,7 +10,7 @@ from typing import Final
 from tokenvault_sidecar.adapters.audit import AuditLog
 from tokenvault_sidecar.adapters.bearer import BearerVerifier
 from tokenvault_sidecar.adapters.clock import SteadyClock
-from tokenvault_sidecar.adapters.keyring import open_keyring, read_kek
+from tokenvault_sidecar.adapters.keyring import KeyKeeper, read_kek
 from tokenvault_sidecar.adapters.oauth import OAuthServer
 from tokenvault_sidecar.adapters.sqlite import SqliteStore
 from tokenvault_sidecar.api.guard import Admission, Guard
@@ -25,6 +25,7 @@ from tokenvault_sidecar.core.policy import Policy
 from tokenvault_sidecar.core.ports import Events
 from tokenvault_sidecar.core.renewal import Renewer
 from tokenvault_sidecar.core.revocation import Revoker
+from tokenvault_sidecar.core.rotation import Rotation
 from tokenvault_sidecar.core.sealing import Sealer
 from tokenvault_sidecar.core.tokens import Tokens
 from tokenvault_sidecar.core.vault import Vault
@@ -60,6 +61,7 @@ class Sidecar:
         self._audit = audit
         self._revoker = Revoker(vault)
         self._renewer = Renewer(vault, self._revoker, renewal_settings(config))
+        self._rotation = Rotation(vault.store, vault.sealer, vault.keys, vault.clock, vault.events)
         self._health = HealthServicer()
         self._guard = Guard(
             _admission(config, remotes),
@@ -92,11 +94,12 @@ class Sidecar:
         store = SqliteStore.open(config.store.path)
         remotes: Remotes | None = None
         try:
-            sealer = Sealer(await open_keyring(store, kek, clock()))
+            keys = await KeyKeeper.open(store, [kek], clock())
             remotes = Remotes(config, clock)
             vault = Vault(
                 store=store,
-                sealer=sealer,
+                sealer=Sealer(keys.keyring),
+                keys=keys,
                 brands={brand.id: brand for brand in config.to_brands()},
                 servers=remotes.servers,
                 clock=clock,
@@ -106,7 +109,7 @@ class Sidecar:
                 new_secret=lambda: secrets.token_urlsafe(32),
                 jitter=random.random,
             )
-            audit = audit_log(config, kek)
+            audit = audit_log(config, keys.keyring)
             sidecar = cls(config=config, store=store, vault=vault, remotes=remotes, audit=audit)
             await sidecar._server.start()
         except BaseException:
@@ -182,7 +185,11 @@ class Sidecar:
 
     def _keep_house(self) -> asyncio.Task[None]:
         housekeeping = Housekeeping(
-            self._vault, self._renewer, self._revoker, interval=self._config.housekeeping.interval
+            self._vault,
+            self._renewer,
+            self._revoker,
+            self._rotation,
+            interval=self._config.housekeeping.interval,
         )
         return asyncio.get_running_loop().create_task(housekeeping.run(), name="housekeeping")
 

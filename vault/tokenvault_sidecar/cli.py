@@ -1,5 +1,6 @@
 """The `tokenvault` command."""
 
+import asyncio
 import sys
 from importlib.metadata import version
 from pathlib import Path
@@ -10,9 +11,10 @@ from tokenvault_sidecar import devkit
 from tokenvault_sidecar.commands.backup import backup, restore
 from tokenvault_sidecar.commands.grants import grants
 from tokenvault_sidecar.commands.health import health
+from tokenvault_sidecar.commands.keys import keys
 from tokenvault_sidecar.commands.shared import FILE, config_option, fail, load
 from tokenvault_sidecar.commands.stats import stats
-from tokenvault_sidecar.config import ConfigError, describe
+from tokenvault_sidecar.config import Config, ConfigError, describe
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -89,14 +91,21 @@ def verify(file: Path) -> None:
     """Check that no line of the audit log was removed, changed or moved."""
     from tokenvault_sidecar.adapters.audit import AuditError, audit_key
     from tokenvault_sidecar.adapters.audit import verify as verify_log
-    from tokenvault_sidecar.adapters.keyring import KeyringError, read_kek
+    from tokenvault_sidecar.adapters.keyring import KeyringError
+    from tokenvault_sidecar.adapters.sqlite import StoreOpenError
+    from tokenvault_sidecar.core.errors import StoreUnavailable
+    from tokenvault_sidecar.wiring import open_store
+
+    async def key(config: Config) -> bytes:
+        async with open_store(config) as opened:
+            return audit_key(opened.keys.keyring)
 
     config = load(file)
     if config.audit is None:
         fail(f"{file}: audit: there is no such table, so no audit log is kept: add one")
     try:
-        lines = verify_log(config.audit.path, audit_key(read_kek(config.keys.kek_file.path)))
-    except (AuditError, KeyringError) as problem:
+        lines = verify_log(config.audit.path, asyncio.run(key(config)))
+    except (AuditError, KeyringError, StoreOpenError, StoreUnavailable) as problem:
         fail(f"{config.audit.path}: {problem}")
     except OSError as problem:
         fail(f"{config.audit.path}: cannot be read: {problem.strerror}")
@@ -106,5 +115,6 @@ def verify(file: Path) -> None:
 main.add_command(backup)
 main.add_command(restore)
 main.add_command(grants)
+main.add_command(keys)
 main.add_command(stats)
 main.add_command(health)

@@ -1,17 +1,24 @@
 """From the configuration's tables to what the adapters and the guard take."""
 
-from collections.abc import Callable
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar, cast
 
 from tokenvault_sidecar.adapters.audit import AuditLog, audit_key
 from tokenvault_sidecar.adapters.bearer import BearerSettings, BearerVerifier
 from tokenvault_sidecar.adapters.client_auth import ClientAuth
+from tokenvault_sidecar.adapters.keyring import KeyKeeper, read_kek
 from tokenvault_sidecar.adapters.oauth import OAuthServer, ServerSettings
+from tokenvault_sidecar.adapters.sqlite import SqliteStore, StoreOpenError
 from tokenvault_sidecar.api.tls import TlsFiles
 from tokenvault_sidecar.config import BearerTable, BrandTable, Config
 from tokenvault_sidecar.core.ports import Clock
 from tokenvault_sidecar.core.renewal import RenewalSettings
+from tokenvault_sidecar.core.rotation import Rotation
+from tokenvault_sidecar.core.sealing import Keyring, Sealer
 
 _PATIENCE = 5.0
 """Seconds a caller waits for a redemption beyond its deadline: for the store, and for a peer."""
@@ -71,13 +78,41 @@ def tls_files(config: Config) -> TlsFiles:
     return TlsFiles(server.certificate_file, server.private_key_file.path, server.client_ca_file)
 
 
-def audit_log(config: Config, kek: bytes) -> AuditLog | None:
+@dataclass(frozen=True, slots=True)
+class OpenStore:
+    """A store beside the sidecars that serve from it, its keys opened."""
+
+    store: SqliteStore
+    keys: KeyKeeper
+
+    @property
+    def rotation(self) -> Rotation:
+        return Rotation(self.store, Sealer(self.keys.keyring), self.keys, time.time, lambda *_, **__: None)
+
+
+@asynccontextmanager
+async def open_store(config: Config) -> AsyncIterator[OpenStore]:
+    """The configuration's store while the block lasts.
+
+    Makes no file and no keys. Raises KeyringError, StoreOpenError, StoreUnavailable.
+    """
+    kek = read_kek(config.keys.kek_file.path)
+    if not config.store.path.exists():
+        raise StoreOpenError(f"{config.store.path}: is not there: the first start of a sidecar makes it")
+    store = SqliteStore.open(config.store.path)
+    try:
+        yield OpenStore(store, await KeyKeeper.open(store, [kek], None))
+    finally:
+        await store.close()
+
+
+def audit_log(config: Config, keyring: Keyring) -> AuditLog | None:
     """The audit log, opened, where there is to be one. Raises AuditError."""
     if config.audit is None:
         return None
     return AuditLog(
         config.audit.path,
-        audit_key(kek),
+        audit_key(keyring),
         fail_closed=config.audit.fail_closed,
         max_bytes=config.audit.rotate_bytes,
     )

@@ -1,9 +1,10 @@
 """The audit log: one JSON line per decision, chained so that no line can be taken out, changed or moved.
 
 Each line ends in `mac`: HMAC-SHA-256 over the line before it (its mac) and
-this line's own text, under a key derived from the KEK: without it nobody can
-mend the chain after tampering. A new file, after rotation, goes on where the
-old one ended; which follows which is told by the chain, not by their names.
+this line's own text, under a key derived from the store's index key, which no
+rotation of keys changes: without it nobody can mend the chain after tampering.
+A new file, after rotation, goes on where the old one ended; which follows which
+is told by the chain, not by their names.
 Beside the log, a file `….head` attests which line is the last, so that lines
 cut off the end are missed too; only who kept an older head, and puts it back
 with what it attests, goes unseen.
@@ -26,6 +27,7 @@ from typing import BinaryIO, Final
 import structlog
 
 from tokenvault_sidecar.core.errors import StoreUnavailable
+from tokenvault_sidecar.core.sealing import Keyring
 
 START: Final = "0" * 64
 """The mac before the first line of all."""
@@ -51,9 +53,9 @@ class AuditError(Exception):
     """The log cannot be opened, or is not whole; says which file and line."""
 
 
-def audit_key(kek: bytes) -> bytes:
+def audit_key(keyring: Keyring) -> bytes:
     """The chain's key."""
-    return hmac.digest(kek, b"tokenvault audit chain", "sha256")
+    return keyring.blind(b"tokenvault audit chain")
 
 
 class AuditLog:

@@ -1,7 +1,8 @@
-"""The wall clock, but for its jumps."""
+"""The wall clock, but for its jumps; and time since boot, which has none."""
 
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 from tokenvault_sidecar.core.ports import Events
 
@@ -51,3 +52,11 @@ class SteadyClock:
             self._offset += drift
             self._events("clock_followed", seconds=drift)
         return steady + self._offset
+
+
+def read_boot_id() -> str:
+    """What names this boot of the machine; empty where the system does not tell."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return ""

@@ -1,81 +1,101 @@
-"""The key hierarchy: the KEK from outside wraps the keys in the store (AES key wrap, RFC 3394)."""
+"""The key hierarchy: the KEK from outside wraps the keys in the store."""
 
-import base64
-import binascii
-import hmac
+import asyncio
 import os
 import secrets
-from collections.abc import Iterable
-from pathlib import Path
+from collections.abc import Iterable, Sequence
 
-from cryptography.hazmat.primitives.keywrap import InvalidUnwrap, aes_key_unwrap, aes_key_wrap
-
+from tokenvault_sidecar.adapters.kek import KEY_BYTES, CannotUnwrap, Kek, KeyringError, read_kek
+from tokenvault_sidecar.core.errors import StoreUnavailable
 from tokenvault_sidecar.core.ports import Store, WrappedKey
 from tokenvault_sidecar.core.sealing import Keyring
 
-KEY_BYTES = 32
+__all__ = ["KeyKeeper", "KeyringError", "new_key", "open_keyring", "read_kek", "unwrap"]
 
 
-class KeyringError(Exception):
-    """The keys cannot be opened; the text says which key and what to do, and holds none."""
+class KeyKeeper:
+    """`core.ports.Keys`: the store's keys, opened in `keyring`. The first KEK wraps, any of them opens."""
 
+    def __init__(self, store: Store, keks: Sequence[Kek], keyring: Keyring) -> None:
+        self.keyring = keyring
+        self._store = store
+        self._keks = keks
+        self._refreshing = asyncio.Lock()
 
-def read_kek(path: Path) -> bytes:
-    """The key-encryption key in a file: 32 bytes as base64 text. Raises KeyringError."""
-    try:
-        text = path.read_bytes()
-    except OSError as error:
-        raise KeyringError(f"the KEK file {path} cannot be read: {error.strerror}") from None
-    try:
-        kek = base64.b64decode(text.strip(), validate=True)
-    except binascii.Error:
-        kek = b""
-    if len(kek) != KEY_BYTES:
-        raise KeyringError(
-            f"the KEK file {path} must hold {KEY_BYTES} random bytes as base64: "
-            f"make one with 'head -c {KEY_BYTES} /dev/urandom | base64'"
-        )
-    return kek
+    @classmethod
+    async def open(cls, store: Store, keks: Sequence[Kek], now: float | None) -> "KeyKeeper":
+        """Open the store's keys; with `now`, made where there are none.
 
-
-def fingerprint(kek: bytes) -> str:
-    """Names a KEK without telling anything of it."""
-    return hmac.digest(kek, b"tokenvault kek fingerprint", "sha256").hex()[:16]
-
-
-async def open_keyring(store: Store, kek: bytes, now: float) -> Keyring:
-    """The store's keys, unwrapped; made at the first start. Raises KeyringError, StoreUnavailable."""
-    keys = await store.get_keys()
-    if not keys:
-        made = [new_key("index", kek, now), new_key("data", kek, now)]
-        await store.add_keys(made, first=True)  # False: a peer was faster, its keys are the store's
+        Raises KeyringError, StoreUnavailable.
+        """
         keys = await store.get_keys()
-    return unwrap(keys, kek)
+        if not keys and now is not None:
+            made = [await asyncio.to_thread(new_key, purpose, keks[0], now) for purpose in ("index", "data")]
+            await store.add_keys(made, first=True)  # False: a peer was faster, its keys are the store's
+            keys = await store.get_keys()
+        return cls(store, keks, await asyncio.to_thread(unwrap, keys, *keks))
+
+    async def refresh(self) -> None:
+        async with self._refreshing:
+            await self._refresh()
+
+    async def add(self, now: float) -> bool:
+        await self.refresh()
+        newest = (await self._store.get_keys())[-1]
+        try:
+            # However the clock was set meanwhile, a new key is the newest.
+            key = await asyncio.to_thread(new_key, "data", self._keks[0], max(now, newest.created_at))
+        except KeyringError as error:
+            raise StoreUnavailable(f"no new key can be wrapped: {error}") from None
+        added = await self._store.add_data_key(key, after=self.keyring.active)
+        await self.refresh()
+        return added
+
+    async def _refresh(self) -> None:
+        keys = [key for key in await self._store.get_keys() if key.purpose == "data"]
+        names = tuple(key.id for key in keys)
+        if not names or names == self.keyring.data_keys:
+            return
+        new = [key for key in keys if key.id not in self.keyring.data_keys]
+        try:
+            added = {key.id: await asyncio.to_thread(_unwrap_one, key, self._keks) for key in new}
+        except KeyringError as error:
+            raise StoreUnavailable(f"a new key of the store cannot be opened: {error}") from None
+        self.keyring.replace(names, added)
 
 
-def new_key(purpose: str, kek: bytes, now: float) -> WrappedKey:
-    """A new random key, wrapped. `purpose` is "data" or "index"."""
-    return WrappedKey(
-        id=secrets.token_hex(4),
-        purpose=purpose,
-        kek=fingerprint(kek),
-        wrapped=aes_key_wrap(kek, os.urandom(KEY_BYTES)),
-        created_at=now,
-    )
+async def open_keyring(store: Store, kek: Kek, now: float) -> Keyring:
+    """The store's keys, opened; made at the first start. Raises KeyringError, StoreUnavailable."""
+    return (await KeyKeeper.open(store, [kek], now)).keyring
 
 
-def unwrap(keys: Iterable[WrappedKey], kek: bytes) -> Keyring:
+def new_key(purpose: str, kek: Kek, now: float) -> WrappedKey:
+    """A new random key, wrapped. `purpose` is "data" or "index". Raises KeyringError."""
+    name = secrets.token_hex(4)
+    wrapped = kek.wrap(os.urandom(KEY_BYTES), name=name)
+    return WrappedKey(name, purpose, kek.fingerprint, wrapped, created_at=now)
+
+
+def unwrap(keys: Iterable[WrappedKey], *keks: Kek) -> Keyring:
     """The newest data key seals, all of them open. Raises KeyringError where the KEK is another."""
     opened: dict[str, dict[str, bytes]] = {"index": {}, "data": {}}
     for key in keys:
-        try:
-            opened[key.purpose][key.id] = aes_key_unwrap(kek, key.wrapped)
-        except (InvalidUnwrap, KeyError):
-            raise KeyringError(
-                f"the store's {key.purpose} key {key.id} is wrapped by KEK {key.kek}, "
-                f"and the KEK given is {fingerprint(kek)}: give the KEK this store was made with"
-            ) from None
+        opened[key.purpose][key.id] = _unwrap_one(key, keks)
     if not opened["index"] or not opened["data"]:
         raise KeyringError("the store has lost its index or data key: restore it from a backup")
     (index_key,) = opened["index"].values()
     return Keyring(index_key=index_key, data_keys=opened["data"], active=list(opened["data"])[-1])
+
+
+def _unwrap_one(key: WrappedKey, keks: Sequence[Kek]) -> bytes:
+    for kek in keks:
+        if kek.fingerprint == key.kek:
+            try:
+                return kek.unwrap(key.wrapped, name=key.id)
+            except CannotUnwrap:
+                break
+    given = " and ".join(kek.fingerprint for kek in keks)
+    raise KeyringError(
+        f"the store's {key.purpose} key {key.id} is wrapped by KEK {key.kek}, "
+        f"and the KEK given is {given}: give the KEK this store was made with, or was rewrapped by"
+    )

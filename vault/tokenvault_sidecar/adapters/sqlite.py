@@ -5,14 +5,14 @@ ten times that. Writes go through one thread. Leases are kept by the time
 since boot, which no change of the wall clock moves.
 """
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
 import pysqlite3
 
-from tokenvault_sidecar.adapters import sqlite_inspection
+from tokenvault_sidecar.adapters import sqlite_inspection, sqlite_keys
+from tokenvault_sidecar.adapters.clock import boot_time, read_boot_id
 from tokenvault_sidecar.adapters.sqlite_file import StoreOpenError, open_file
 from tokenvault_sidecar.adapters.sqlite_schema import Connection
 from tokenvault_sidecar.adapters.sqlite_writer import Writer, unavailable
@@ -24,6 +24,7 @@ from tokenvault_sidecar.core.ports import (
     GrantRow,
     OutcomeRow,
     RevocationRow,
+    SealedRecord,
     WrappedKey,
 )
 
@@ -100,23 +101,8 @@ _DUE_REVOCATIONS = """
     SELECT id, brand, due_at, give_up_at, sealed, tries FROM revocations
     WHERE due_at <= ? ORDER BY due_at LIMIT ?
 """
-_SELECT_KEYS = "SELECT id, purpose, kek, wrapped, created_at FROM keys ORDER BY created_at, rowid"
-_INSERT_KEY = "INSERT INTO keys (id, purpose, kek, wrapped, created_at) VALUES (?, ?, ?, ?, ?)"
 
 _Parameters = Mapping[str, object] | Sequence[object]
-
-
-def boot_clock() -> float:
-    """Seconds since boot, suspended time included where the system tells it."""
-    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
-
-
-def read_boot_id() -> str:
-    """What names this boot of the machine; empty where the system does not tell."""
-    try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    except OSError:
-        return ""
 
 
 class SqliteStore:
@@ -141,7 +127,7 @@ class SqliteStore:
         path: Path,
         *,
         lock_timeout: float = 5.0,
-        lease_clock: Callable[[], float] = boot_clock,
+        lease_clock: Callable[[], float] = boot_time,
         boot_id: str | None = None,
     ) -> Self:
         """Open the file, made with mode 0600 where there is none, and migrate it.
@@ -317,17 +303,30 @@ class SqliteStore:
         await self._change("DELETE FROM revocations WHERE id = ?", (row_id,))
 
     async def get_keys(self) -> Sequence[WrappedKey]:
-        return [WrappedKey(*row) for row in self._read(_SELECT_KEYS, ())]
+        return [WrappedKey(*row) for row in self._read(sqlite_keys.SELECT_KEYS, ())]
 
     async def add_keys(self, keys: Sequence[WrappedKey], *, first: bool) -> bool:
-        def add(connection: Connection) -> bool:
-            if first and connection.execute("SELECT 1 FROM keys LIMIT 1").fetchall():
-                return False
-            values = [(key.id, key.purpose, key.kek, key.wrapped, key.created_at) for key in keys]
-            connection.executemany(_INSERT_KEY, values)
-            return True
+        return await self._writer.write(lambda connection: sqlite_keys.add(connection, keys, first=first))
 
-        return await self._writer.write(add)
+    async def add_data_key(self, key: WrappedKey, *, after: str) -> bool:
+        return await self._writer.write(lambda connection: sqlite_keys.add_data(connection, key, after=after))
+
+    async def drop_data_key(self, key_id: str, *, head: bytes) -> bool:
+        return await self._change(sqlite_keys.DROP_KEY, {"id": key_id, "head": head})
+
+    async def count_seals(self, key_id: str, more: int) -> None:
+        await self._change("UPDATE keys SET seals = seals + ? WHERE id = ?", (more, key_id))
+
+    async def sealed_records(self, head: bytes, *, limit: int) -> Sequence[SealedRecord]:
+        rows = self._read(sqlite_keys.SELECT_RECORDS, {"head": head, "limit": limit})
+        return [SealedRecord(*row) for row in rows]
+
+    async def count_sealed(self, head: bytes) -> int:
+        ((count,),) = self._read(sqlite_keys.COUNT_RECORDS, {"head": head})
+        return int(count)
+
+    async def reseal(self, records: Sequence[tuple[SealedRecord, bytes]]) -> int:
+        return await self._writer.write(lambda connection: sqlite_keys.reseal(connection, records))
 
     async def probe(self) -> None:
         """Write, durably, what changes nothing. Raises StoreUnavailable where nothing can be written."""

@@ -11,6 +11,8 @@ from typing import Any, TypeVar
 import pysqlite3
 import sqlite_utils
 
+from tokenvault_sidecar.core.ports import SEALED_HEAD
+
 Connection = Any
 """A pysqlite3 connection; the library publishes no types."""
 
@@ -144,4 +146,11 @@ def _outcomes(db: sqlite_utils.Database) -> None:
     db.table("outcomes").create_index(["purge_at"])
 
 
-MIGRATIONS: tuple[Callable[[sqlite_utils.Database], None], ...] = (_first, _outcomes)
+def _data_keys(db: sqlite_utils.Database) -> None:
+    """What rotating data keys asks for: which records a key has sealed, and how many it ever did."""
+    db.execute("ALTER TABLE keys ADD COLUMN seals INTEGER NOT NULL DEFAULT 0")
+    for table in ("grants", "delegations", "outcomes", "revocations"):
+        db.execute(f"CREATE INDEX idx_{table}_head ON {table} (substr(sealed, 1, {SEALED_HEAD}))")
+
+
+MIGRATIONS: tuple[Callable[[sqlite_utils.Database], None], ...] = (_first, _outcomes, _data_keys)

@@ -9,7 +9,7 @@ import click
 
 from tokenvault_sidecar.adapters.clock import SteadyClock
 from tokenvault_sidecar.adapters.hardening import harden
-from tokenvault_sidecar.adapters.keyring import KeyringError, read_kek, unwrap
+from tokenvault_sidecar.adapters.keyring import KeyKeeper, KeyringError, read_kek
 from tokenvault_sidecar.adapters.sqlite import SqliteStore, StoreOpenError
 from tokenvault_sidecar.commands.shared import fail
 from tokenvault_sidecar.config import Config
@@ -45,12 +45,13 @@ async def administration(config: Config) -> AsyncIterator[Administration]:
     harden()
     async with opened(config) as store:
         try:
-            keyring = unwrap(await store.get_keys(), read_kek(config.keys.kek_file.path))
+            keys = await KeyKeeper.open(store, [read_kek(config.keys.kek_file.path)], None)
         except KeyringError as problem:
             fail(f"{config.store.path}: {problem}")
         vault = Vault(
             store=store,
-            sealer=Sealer(keyring),
+            sealer=Sealer(keys.keyring),
+            keys=keys,
             brands={},
             servers={},
             clock=SteadyClock(_tell),

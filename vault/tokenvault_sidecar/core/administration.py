@@ -48,12 +48,12 @@ class Administration:
         """All grants, or the brand's, in the order of their keys; read a page at a time."""
         async for page in self._pages(brand):
             for row in page:
-                yield self._facts(row)
+                yield await self._facts(row)
 
     async def grant(self, brand: str, context: Context) -> GrantFacts | None:
         """The context's grant, or None."""
         row = await self._vault.store.get_grant(self._vault.context_key(brand, context))
-        return self._facts(row) if row else None
+        return await self._facts(row) if row else None
 
     async def invalidate(self, brand: str, context: Context) -> bool:
         """Forget the context, as Invalidate does, whether its brand is configured or not; False: no grant."""
@@ -74,9 +74,9 @@ class Administration:
             yield page
             last = page[-1].key
 
-    def _facts(self, row: GrantRow) -> GrantFacts:
+    async def _facts(self, row: GrantRow) -> GrantFacts:
         try:
-            return _facts(row, self._vault.sealer.open_grant(row))
+            return _facts(row, await self._vault.open_grant(row))
         except StoreUnavailable:
             return _facts(row, None)
 

@@ -62,7 +62,7 @@ class Adoption:
                 return current
             grant = renewed
             if current.sealed != row.sealed:  # reads have kept the session alive meanwhile
-                grant = replace(renewed, session=self._vault.sealer.open_grant(current).session)
+                grant = replace(renewed, session=(await self._vault.open_grant(current)).session)
             new = self._vault.row(row.key, grant)
             stored = await self._vault.store.put_grant(new, replaces=row.version, owner=redemption.owner)
             return grant if stored else current
@@ -95,7 +95,7 @@ class Adoption:
         if current is None:
             await self._insist(partial(self._revoker.queue, renewed, refresh_token=True), renewed.brand)
             raise _invalidated()
-        stored = self._vault.sealer.open_grant(current)
+        stored = await self._vault.open_grant(current)
         if stored.family != renewed.family:
             await self._insist(partial(self._revoker.queue, renewed, refresh_token=False), renewed.brand)
         if current.version == redemption.row.version:
@@ -119,7 +119,7 @@ class Adoption:
             raise _invalidated()
         if current.version == row.version:
             raise _taken_over()
-        return self._vault.sealer.open_grant(current)
+        return await self._vault.open_grant(current)
 
     async def lost(self, row: GrantRow) -> VaultError:
         """Too many answers lost: the refresh token is not to be had any more; the error for the callers."""
@@ -183,7 +183,7 @@ class Adoption:
         current = await self._vault.store.get_grant(row.key)
         if current is None or current.version != row.version:
             return False
-        grant = self._vault.sealer.open_grant(current)
+        grant = await self._vault.open_grant(current)
         tokens = replace(grant.tokens, refresh_token=None)
         if dead:
             tokens = replace(tokens, expires_at=self._vault.clock())

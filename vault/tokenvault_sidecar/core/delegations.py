@@ -153,7 +153,7 @@ class Delegations:
         row = await self._vault.store.get_delegation(self._vault.sealer.state_key(response.state))
         if row is None:
             raise _state_not_found()
-        delegation = self._vault.sealer.open_delegation(row)
+        delegation = await self._vault.open_delegation(row)
         brand = self._vault.brands.get(delegation.brand)
         if brand is None or delegation.caller != caller or delegation.expires_at <= self._vault.clock():
             raise _state_not_found()

@@ -1,4 +1,4 @@
-"""What nobody asks for but time: purging what is over, renewing what is due, working off revocations."""
+"""What nobody asks for but time: purging, renewing what is due, working off revocations, sealing anew."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -9,6 +9,7 @@ from tokenvault_sidecar.core.gate import BACKGROUND_SLOTS
 from tokenvault_sidecar.core.model import Grant
 from tokenvault_sidecar.core.renewal import Renewer
 from tokenvault_sidecar.core.revocation import Revoker
+from tokenvault_sidecar.core.rotation import Rotation
 from tokenvault_sidecar.core.vault import Vault
 
 PURGE_BATCH = 200
@@ -20,6 +21,9 @@ LOOK = 1.0
 LEISURE = 0.02
 """Seconds between the starts of two renewals that are due just now; less, the longer they have been."""
 
+RESEAL_PAUSE = 0.1
+"""Seconds between two batches of records that are sealed anew."""
+
 SKIPPED_FOR = 60.0
 """Seconds for which a due grant that could not be renewed makes way for others."""
 
@@ -27,10 +31,19 @@ SKIPPED_FOR = 60.0
 class Housekeeping:
     """Loops that do what is due and then wait; each goes on where another has trouble."""
 
-    def __init__(self, vault: Vault, renewer: Renewer, revoker: Revoker, *, interval: float) -> None:
+    def __init__(
+        self,
+        vault: Vault,
+        renewer: Renewer,
+        revoker: Revoker,
+        rotation: Rotation,
+        *,
+        interval: float,
+    ) -> None:
         self._vault = vault
         self._renewer = renewer
         self._revoker = revoker
+        self._rotation = rotation
         self._interval = interval
         self._skipped: dict[str, dict[bytes, float]] = {}
 
@@ -39,6 +52,8 @@ class Housekeeping:
         async with asyncio.TaskGroup() as loops:
             loops.create_task(self._every(self.purge, lambda: self._interval))
             loops.create_task(self._every(self._revoker.work, lambda: self._interval))
+            loops.create_task(self._every(self.look_at_keys, lambda: LOOK))
+            loops.create_task(self._every(self.reseal, lambda: self._interval))
             for brand in self._vault.brands:  # a loop each: a slow one delays no other
                 loops.create_task(
                     self._every(partial(self.renew, brand), lambda: LOOK * (0.5 + self._vault.jitter()))
@@ -57,6 +72,21 @@ class Housekeeping:
         if rows:
             self._vault.events("purged", grants=len(rows))
         return len(rows)
+
+    async def look_at_keys(self) -> int:
+        """Seal by the store's newest data key from now on, whoever added it."""
+        await self._vault.keys.refresh()
+        return 0
+
+    async def reseal(self) -> int:
+        """Seal some records by it that an older one has sealed; how many. Then delete what is not needed."""
+        done = await self._rotation.reseal()
+        if done:
+            await asyncio.sleep(RESEAL_PAUSE)
+        else:
+            await self._rotation.drop_old()
+            await self._rotation.save_count()
+        return done
 
     async def renew(self, brand: str) -> int:
         """Renew some of the brand's grants that are due; how many were renewed.

@@ -86,7 +86,7 @@ class Outcomes:
         """
         key = self._vault.sealer.outcome_key(delegation_id)
         row = await self._vault.store.get_outcome(key)
-        outcome = self._vault.sealer.open_outcome(row) if row else None
+        outcome = await self._vault.open_outcome(row) if row else None
         if outcome is None or outcome.caller != caller:
             raise StateNotFound("the delegation is unknown, purged, or another caller's: start a new one")
         permit(outcome.brand, outcome.context)
@@ -105,7 +105,7 @@ class Outcomes:
                     void = DelegationStatus.FAILED
                     outcome = replace(outcome, status=void, reason=Reason.STATE_NOT_FOUND)
                 elif row is None or found.sealed != row.sealed:
-                    row, outcome = found, self._vault.sealer.open_outcome(found)
+                    row, outcome = found, await self._vault.open_outcome(found)
                 outcome = await self._at_present(outcome)
                 if outcome.status is DelegationStatus.PENDING:
                     with suppress(TimeoutError):
@@ -126,7 +126,7 @@ class Outcomes:
         if late < FINISHING and await self._vault.store.is_taken(outcome.delegation_key):
             return outcome
         row = await self._vault.store.get_outcome(self._vault.sealer.outcome_key(outcome.delegation_id))
-        latest = self._vault.sealer.open_outcome(row) if row else outcome  # it may just have completed
+        latest = await self._vault.open_outcome(row) if row else outcome  # it may just have completed
         if latest.status is not DelegationStatus.PENDING:
             return latest
         return replace(outcome, status=DelegationStatus.EXPIRED)

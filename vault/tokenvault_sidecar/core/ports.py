@@ -88,15 +88,35 @@ class RevocationRow:
     tries: int = 0
 
 
+SEALED_HEAD = 10
+"""Bytes that every sealed record begins with, and that name its data key."""
+
+
+@dataclass(frozen=True, slots=True)
+class SealedRecord:
+    """A record of any table, and what its seal is bound to. `key` is its row's; of a revocation, its id."""
+
+    table: str
+    key: bytes
+    brand: str
+    kind: str
+    version: str
+    sealed: bytes = field(repr=False)
+
+
 @dataclass(frozen=True, slots=True)
 class WrappedKey:
-    """A key in the store, wrapped by the KEK (RFC 3394). `purpose` is "data" or "index"."""
+    """A key in the store, wrapped by the KEK of the fingerprint `kek`. `purpose` is "data" or "index".
+
+    `seals`: about how many records were ever sealed by it.
+    """
 
     id: str
     purpose: str
     kek: str
     wrapped: bytes = field(repr=False)
     created_at: float
+    seals: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,8 +267,36 @@ class Store(Protocol):
     async def add_keys(self, keys: Sequence[WrappedKey], *, first: bool) -> bool:
         """Add keys, all or none. With `first`: only where the store has none yet; False where it has."""
 
+    async def add_data_key(self, key: WrappedKey, *, after: str) -> bool:
+        """Add a data key, only where `after` is the newest one; False where it is not."""
+
+    async def drop_data_key(self, key_id: str, *, head: bytes) -> bool:
+        """Delete the data key, only where no record begins with `head`. False: one does, or it is gone."""
+
+    async def count_seals(self, key_id: str, more: int) -> None:
+        """Add to the key's `seals`, where it is there."""
+
+    async def sealed_records(self, head: bytes, *, limit: int) -> Sequence[SealedRecord]:
+        """Records of every table that begin with `head`, in an order that stays."""
+
+    async def count_sealed(self, head: bytes) -> int:
+        """How many records begin with `head`."""
+
+    async def reseal(self, records: Sequence[tuple[SealedRecord, bytes]]) -> int:
+        """Write the new seal of each record that is sealed so still; how many were. Nothing else changes."""
+
     async def close(self) -> None:
         """Commit what is under way and let go of the file or server."""
+
+
+class Keys(Protocol):
+    """The store's keys, opened by the KEK. Raises StoreUnavailable where store or KEK cannot be used."""
+
+    async def refresh(self) -> None:
+        """Have the keys that are in the store now: the newest data key seals from here on."""
+
+    async def add(self, now: float) -> bool:
+        """Add a data key, which seals from here on. False: a peer was faster, and its key does."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -87,11 +87,11 @@ class Renewer:
             if row is None:
                 raise GrantNotFound("the grant was invalidated: challenge the consumer")
             if row.version != version:
-                return self._vault.sealer.open_grant(row)
+                return await self._vault.open_grant(row)
             if row.attempt.leased:
                 await self._peer(row)
                 continue
-            grant = self._vault.sealer.open_grant(row)
+            grant = await self._vault.open_grant(row)
             await self._check(row, grant, rejected=rejected)
             # The slot comes first: a lease is held for one request, not for a queue.
             async with self._vault.gate(row.brand).slot(background=background):

@@ -43,7 +43,7 @@ class Revoker:
         """
         revocations: list[RevocationRow] = []
         try:
-            revocations = self._rows(self._vault.sealer.open_grant(row), refresh_token=True)
+            revocations = self._rows(await self._vault.open_grant(row), refresh_token=True)
         except StoreUnavailable:
             self._vault.events("unreadable_forgotten", brand=row.brand)
         forgotten = await self._vault.store.forget_context(
@@ -89,7 +89,7 @@ class Revoker:
         try:
             if server is None:
                 raise ServerMisconfigured(f"brand {row.brand!r} is no longer configured")
-            token, hint = self._vault.sealer.open_revocation(row)
+            token, hint = await self._vault.open_revocation(row)
             async with self._vault.gate(row.brand).request(background=True):
                 await server.prepare()
                 await server.revoke(token, hint=hint)

@@ -9,7 +9,7 @@ are HMAC-SHA-256, so that a stolen file cannot be searched for a consumer.
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cryptography.exceptions import InvalidTag
@@ -31,28 +31,50 @@ from tokenvault_sidecar.core.model import (
     Session,
     TokenSet,
 )
-from tokenvault_sidecar.core.ports import DelegationRow, GrantRow, OutcomeRow, RevocationRow
+from tokenvault_sidecar.core.ports import DelegationRow, GrantRow, OutcomeRow, RevocationRow, SealedRecord
 
 _FORMAT = b"\x01"
 _NONCE = 12
 
 
+class UnknownDataKey(StoreUnavailable):
+    """Sealed by a data key that is not here: a peer's new one perhaps, or one that was lost."""
+
+
 class Keyring:
-    """The opened keys: one index key, and data keys by id, of which the `active` one seals."""
+    """The opened keys: one index key, and data keys by id, of which the `active` one seals.
+
+    `unsaved`: how many records the active key has sealed that the store has not counted yet.
+    """
 
     def __init__(self, *, index_key: bytes, data_keys: Mapping[str, bytes], active: str) -> None:
         self.active = active
+        self.unsaved = 0
         self._index = HMAC(index_key, SHA256())
         self._ciphers = {name: AESGCM(key) for name, key in data_keys.items()}
-        self._head = self._header(active)
+        self._head = self.head(active)
 
     def __repr__(self) -> str:
         return f"Keyring(active={self.active!r}, data_keys={sorted(self._ciphers)!r})"
 
     @staticmethod
-    def _header(name: str) -> bytes:
+    def head(name: str) -> bytes:
+        """What the records begin with that this data key seals."""
         raw = name.encode()
         return _FORMAT + bytes([len(raw)]) + raw
+
+    @property
+    def data_keys(self) -> tuple[str, ...]:
+        """The ids of the data keys, oldest first."""
+        return tuple(self._ciphers)
+
+    def replace(self, names: Sequence[str], added: Mapping[str, bytes]) -> None:
+        """Have the data keys of these names, oldest first; `added` are the new ones. The last seals."""
+        self._ciphers = {
+            name: AESGCM(added[name]) if name in added else self._ciphers[name] for name in names
+        }
+        if names[-1] != self.active:
+            self.active, self._head, self.unsaved = names[-1], self.head(names[-1]), 0
 
     def blind(self, plain: bytes) -> bytes:
         """HMAC-SHA-256 under the index key."""
@@ -62,6 +84,7 @@ class Keyring:
 
     def seal(self, plain: bytes, bound_to: bytes) -> bytes:
         nonce = os.urandom(_NONCE)
+        self.unsaved += 1
         return self._head + nonce + self._ciphers[self.active].encrypt(nonce, plain, bound_to)
 
     def open(self, sealed: bytes, bound_to: bytes) -> bytes:
@@ -77,12 +100,12 @@ class Sealer:
     """Turns the core's objects into a store's rows and back."""
 
     def __init__(self, keyring: Keyring) -> None:
-        self._keyring = keyring
+        self.keyring = keyring
 
     @property
     def active(self) -> str:
         """The id of the data key that seals."""
-        return self._keyring.active
+        return self.keyring.active
 
     def context_key(self, brand: str, context: Context) -> bytes:
         """The row key of a grant: 32 bytes, blind."""
@@ -237,8 +260,13 @@ class Sealer:
         r = self._open(row.sealed, "revocations", row.id.encode(), row.brand, "", "")
         return Secret(r["t"]), r["h"]
 
+    def reseal(self, record: SealedRecord) -> bytes:
+        """The same record, sealed by the active data key. Raises StoreUnavailable, as `open_grant`."""
+        place = (record.table, record.key, record.brand, record.kind, record.version)
+        return self.keyring.seal(self._unseal(record.sealed, *place), _bound(*place))
+
     def _blind(self, *parts: str) -> bytes:
-        return self._keyring.blind(_join(*(p.encode() for p in parts)))
+        return self.keyring.blind(_join(*(p.encode() for p in parts)))
 
     def _seal(
         self,
@@ -250,15 +278,24 @@ class Sealer:
         version: str,
     ) -> bytes:
         plain = json.dumps(record, separators=(",", ":"), ensure_ascii=False).encode()
-        return self._keyring.seal(plain, _bound(table, key, brand, kind, version))
+        return self.keyring.seal(plain, _bound(table, key, brand, kind, version))
 
     def _open(
         self, sealed: bytes, table: str, key: bytes, brand: str, kind: ContextKind | str, version: str
     ) -> dict[str, Any]:
+        # Four times faster than the json module's. It must not keep the strings, which are secrets.
+        opened: dict[str, Any] = from_json(
+            self._unseal(sealed, table, key, brand, kind, version), cache_strings="keys"
+        )
+        return opened
+
+    def _unseal(
+        self, sealed: bytes, table: str, key: bytes, brand: str, kind: ContextKind | str, version: str
+    ) -> bytes:
         try:
-            plain = self._keyring.open(sealed, _bound(table, key, brand, kind, version))
+            return self.keyring.open(sealed, _bound(table, key, brand, kind, version))
         except KeyError:
-            raise StoreUnavailable(
+            raise UnknownDataKey(
                 f"a row of {table} of brand {brand!r} is sealed by a data key this store does not have: "
                 "restore the keys table, or invalidate the context"
             ) from None
@@ -267,9 +304,6 @@ class Sealer:
                 f"a row of {table} of brand {brand!r} is not authentic: it was changed or moved; "
                 "restore the file from a backup, or invalidate the context"
             ) from None
-        # Four times faster than the json module's. It must not keep the strings, which are secrets.
-        opened: dict[str, Any] = from_json(plain, cache_strings="keys")
-        return opened
 
 
 def _bound(table: str, key: bytes, brand: str, kind: ContextKind | str, version: str) -> bytes:

@@ -2,14 +2,28 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from tokenvault_sidecar.core import lifecycle
 from tokenvault_sidecar.core.background import Background
 from tokenvault_sidecar.core.errors import InvalidRequest, ServerMisconfigured
 from tokenvault_sidecar.core.gate import Gate
-from tokenvault_sidecar.core.model import Brand, Context, ContextKind, Grant
-from tokenvault_sidecar.core.ports import AuthorizationServer, Clock, Events, GrantRow, Store
-from tokenvault_sidecar.core.sealing import Sealer
+from tokenvault_sidecar.core.model import Brand, Context, ContextKind, Delegation, Grant, Outcome, Secret
+from tokenvault_sidecar.core.ports import (
+    AuthorizationServer,
+    Clock,
+    DelegationRow,
+    Events,
+    GrantRow,
+    Keys,
+    OutcomeRow,
+    RevocationRow,
+    Store,
+)
+from tokenvault_sidecar.core.sealing import Sealer, UnknownDataKey
+
+_Row = TypeVar("_Row")
+_Opened = TypeVar("_Opened")
 
 
 @dataclass(slots=True)
@@ -18,6 +32,7 @@ class Vault:
 
     store: Store
     sealer: Sealer
+    keys: Keys
     brands: Mapping[str, Brand]
     servers: Mapping[str, AuthorizationServer]
     clock: Clock
@@ -68,7 +83,30 @@ class Vault:
     async def grant(self, key: bytes) -> tuple[GrantRow, Grant] | None:
         """The stored grant, opened, or None. Raises StoreUnavailable."""
         row = await self.store.get_grant(key)
-        return (row, self.sealer.open_grant(row)) if row else None
+        return (row, await self.open_grant(row)) if row else None
+
+    async def open_grant(self, row: GrantRow) -> Grant:
+        """Raises StoreUnavailable, as the sealer does."""
+        return await self._open(self.sealer.open_grant, row)
+
+    async def open_delegation(self, row: DelegationRow) -> Delegation:
+        """Raises StoreUnavailable, as the sealer does."""
+        return await self._open(self.sealer.open_delegation, row)
+
+    async def open_outcome(self, row: OutcomeRow) -> Outcome:
+        """Raises StoreUnavailable, as the sealer does."""
+        return await self._open(self.sealer.open_outcome, row)
+
+    async def open_revocation(self, row: RevocationRow) -> tuple[Secret, str]:
+        """Raises StoreUnavailable, as the sealer does."""
+        return await self._open(self.sealer.open_revocation, row)
+
+    async def _open(self, opener: Callable[[_Row], _Opened], row: _Row) -> _Opened:
+        try:
+            return opener(row)
+        except UnknownDataKey:  # a peer may have sealed it by a key that is newer than those here
+            await self.keys.refresh()
+            return opener(row)
 
     def row(self, key: bytes, grant: Grant) -> GrantRow:
         """The row of a grant, its due times computed; never due for a brand that is no longer configured."""

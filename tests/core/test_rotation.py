@@ -1,0 +1,156 @@
+"""Data keys are rotated, and records sealed anew, beside sidecars that serve and renew."""
+
+from collections.abc import AsyncIterator
+
+import pytest
+
+from tests.core.world import ALICE, CHAT, KEK, World
+from tests.fakes.memory_store import MemoryStore
+from tokenvault_sidecar.adapters.keyring import KeyKeeper
+from tokenvault_sidecar.core.errors import StoreUnavailable
+from tokenvault_sidecar.core.model import Context, ContextKind
+from tokenvault_sidecar.core.rotation import BATCH, COARSE, SETTLED
+
+# each leaves a grant and an outcome
+MANY = 2 * BATCH + 7
+
+
+@pytest.fixture
+async def world() -> AsyncIterator[World]:
+    store = MemoryStore()
+    keys = await KeyKeeper.open(store, [KEK], World().clock())
+    made = World(store=store, keys=keys.keyring)
+    yield made
+    await made.settle()
+
+
+async def peer_of(world: World) -> World:
+    """Another process: it has a keyring of its own."""
+    keys = await KeyKeeper.open(world.store, [KEK], None)
+    return World(store=world.store, clock=world.clock, server=world.server, keys=keys.keyring)
+
+
+async def reseal_all(world: World) -> int:
+    total = 0
+    while done := await world.rotation.reseal():
+        total += done
+    return total
+
+
+async def delegate_many(world: World, count: int = MANY) -> list[Context]:
+    contexts = [Context(ContextKind.CONSUMER, f"c-{number}") for number in range(count)]
+    for context in contexts:
+        await world.delegate(context)
+    return contexts
+
+
+async def test_every_record_is_sealed_anew_and_serves_on(world: World) -> None:
+    contexts = await delegate_many(world)
+    url = await world.challenge(CHAT)  # pending
+    await world.delegate(ALICE)
+    tokens = {context: await world.get(context) for context in contexts}
+    old = world.keys.active
+    assert await world.rotation.begin()
+    assert world.keys.active != old
+    assert await world.rotation.waiting() == 2 * (MANY + 2)
+    assert await reseal_all(world) == 2 * (MANY + 2)
+    assert await world.rotation.waiting() == 0
+    assert {context: await world.get(context) for context in contexts} == tokens
+    await world.complete(url)
+    assert (await world.get(CHAT)).access_token
+
+
+async def test_a_peer_opens_what_a_newer_key_has_sealed(world: World) -> None:
+    await world.delegate(ALICE)
+    peer = await peer_of(world)
+    await world.rotation.begin()
+    await reseal_all(world)
+    assert (await peer.get(ALICE)).version == (await world.get(ALICE)).version
+    assert peer.keys.active == world.keys.active
+
+
+async def test_a_peer_that_knows_not_yet_goes_on_sealing_by_the_old_key(world: World) -> None:
+    peer = await peer_of(world)
+    await world.rotation.begin()
+    await peer.delegate(ALICE)
+    assert await world.rotation.waiting() == 2
+    assert (await world.get(ALICE)).access_token
+    await peer.housekeeping.look_at_keys()
+    assert await reseal_all(peer) == 2
+    assert (await world.get(ALICE)).access_token
+
+
+async def test_two_that_rotate_at_once_add_one_key(world: World) -> None:
+    peer = await peer_of(world)
+    mine, keys = await world.vault.keys.add(world.clock()), len(world.keys.data_keys)
+    assert mine
+    stale = await KeyKeeper.open(world.store, [KEK], None)
+    assert await peer.rotation.begin()  # it sees the first one's key, and adds one after it
+    assert len(peer.keys.data_keys) == keys + 1
+    assert stale.keyring.active != peer.keys.active
+
+
+async def test_an_old_key_is_deleted_once_nothing_can_be_sealed_by_it(world: World) -> None:
+    await world.delegate(ALICE)
+    old = world.keys.active
+    await world.rotation.begin()
+    world.clock.advance(SETTLED + 1)
+    assert await world.rotation.drop_old() == []  # records need it
+    await reseal_all(world)
+    world.clock.now -= 2
+    assert await world.rotation.drop_old() == []  # a process may be at writing by it
+    world.clock.advance(2)
+    assert await world.rotation.drop_old() == [old]
+    assert world.keys.data_keys == (world.keys.active,)
+    assert [key.id for key in await world.store.get_keys() if key.purpose == "data"] == [world.keys.active]
+    assert await world.vault.grant(world.vault.context_key("acme", ALICE)) is not None
+
+
+async def test_what_cannot_be_opened_stays_and_keeps_its_key(world: World) -> None:
+    contexts = await delegate_many(world, 3)
+    store = world.store
+    assert isinstance(store, MemoryStore)
+    key = world.vault.context_key("acme", contexts[1])
+    row = store.grants[key]
+    store.grants[key] = type(row)(
+        row.key, row.brand, row.kind, row.version, row.sealed[:-1] + b"!", row.purge_at
+    )
+    await world.rotation.begin()
+    assert await reseal_all(world) == 6
+    assert await world.rotation.waiting() == 1
+    world.clock.advance(SETTLED + 1)
+    assert await world.rotation.drop_old() == []
+    assert [facts["table"] for name, facts in world.events.events if name == "unreadable_kept"] == ["grants"]
+    with pytest.raises(StoreUnavailable, match="not authentic"):
+        await world.get(contexts[1])
+
+
+async def test_seals_are_counted_for_the_key_that_made_them(world: World) -> None:
+    await delegate_many(world, 5)
+    old = world.keys.active
+    await world.rotation.begin()
+    await reseal_all(world)
+    assert world.keys.unsaved < COARSE
+    await world.rotation.save_count()
+    seals = {key.id: key.seals for key in await world.store.get_keys()}
+    assert seals[old] >= 10  # each delegation, and each grant
+    assert seals[world.keys.active] == 10
+    assert world.keys.unsaved == 0
+
+
+async def test_the_clock_set_back_leaves_the_new_key_the_newest(world: World) -> None:
+    old = world.keys.active
+    world.clock.advance(-86400)
+    await world.rotation.begin()
+    peer = await peer_of(world)
+    assert peer.keys.active == world.keys.active != old
+
+
+async def test_housekeeping_seals_anew(world: World) -> None:
+    await delegate_many(world, 3)
+    peer = await peer_of(world)
+    await world.rotation.begin()
+    await peer.housekeeping.look_at_keys()
+    assert await peer.housekeeping.reseal() == 6
+    assert await peer.housekeeping.reseal() == 0
+    assert await world.rotation.waiting() == 0
