@@ -21,7 +21,10 @@ AIM = 1.25
 # rate both have the same load.
 PLANS = {"get_token": 1000.0, "get_token_flat_out": None}
 # What a table of the configuration costs GetToken: with it against without.
-OPTIONS = {"audit": '[audit]\npath = "audit.jsonl"\n'}
+OPTIONS = {
+    "audit": '[audit]\npath = "audit.jsonl"\n',
+    "ops": '[ops]\nlisten = "127.0.0.1:0"\n',
+}
 OPTION_AIM = 1.05
 _BYTES_PER_GRANT = 10_000
 

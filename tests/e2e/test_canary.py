@@ -18,6 +18,7 @@ from tests.authserver.scripted import FAULTS, Answer, Reply, ScriptedServer, See
 from tests.e2e.canaries import Canaries, disguises, files
 from tests.e2e.scripted import CLIENT_ID, consent, issuing, scripted_brand, token_path
 from tests.e2e.vaults import OTHER_BOT, SERVICE, STRANGER, Whose, brand, connect, make_vault, running
+from tests.ops.ports import get
 from tests.running import SidecarProcess
 from tokenvault import AsyncTokenVaultClient, TokenVaultError
 
@@ -297,6 +298,8 @@ async def test_no_secret_anywhere(
             log = str(folder / "tokenvault.db-wal")
             assert while_running[log]  # or nothing of it would be looked at
             while_running["command line"] = _command_line(sidecar)
+            while_running["metrics"] = (await get(sidecar, "/metrics")).text.encode()
+            assert b"tokenvault_calls_total{" in while_running["metrics"]
             assert play.secrets.leaks(while_running) == []
             assert play.named.leaks(while_running) == []
         assert play.secrets.leaks(places()) == []

@@ -2,7 +2,7 @@
 
 import asyncio
 import http.client
-import json
+import re
 import socket
 from dataclasses import dataclass
 
@@ -19,8 +19,8 @@ class Said:
 
 def address(sidecar: SidecarProcess) -> str:
     """Where it listens for them, by its log."""
-    ready = [line for line in sidecar.stderr.read_text().splitlines() if '"event": "ready"' in line]
-    return str(json.loads(ready[-1])["ops"])
+    found = re.findall(r"\"ops\": \"([^\"]+)\"|ops=(\S+:\d+)", sidecar.stderr.read_text())
+    return "".join(found[-1])
 
 
 async def get(sidecar: SidecarProcess, path: str, *, method: str = "GET") -> Said:

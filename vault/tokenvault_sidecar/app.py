@@ -29,7 +29,8 @@ from tokenvault_sidecar.core.rotation import Rotation
 from tokenvault_sidecar.core.sealing import Sealer
 from tokenvault_sidecar.core.tokens import Tokens
 from tokenvault_sidecar.core.vault import Vault
-from tokenvault_sidecar.operations import Operations
+from tokenvault_sidecar.operations import Operations, both
+from tokenvault_sidecar.ops.metrics import Metrics
 from tokenvault_sidecar.wiring import Remotes, audit_log, renewal_settings, tls_files
 
 _FIXED: Final = ("server", "store", "keys", "renewal", "audit", "ops")
@@ -53,12 +54,14 @@ class Sidecar:
         vault: Vault,
         remotes: Remotes,
         audit: AuditLog | None,
+        metrics: Metrics | None,
     ) -> None:
         self._config = config
         self._store = store
         self._vault = vault
         self._remotes = remotes
         self._audit = audit
+        self._metrics = metrics
         self._revoker = Revoker(vault)
         self._renewer = Renewer(vault, self._revoker, renewal_settings(config))
         self._rotation = Rotation(vault.store, vault.sealer, vault.keys, vault.clock, vault.events)
@@ -66,6 +69,7 @@ class Sidecar:
         self._guard = Guard(
             _admission(config, remotes),
             record=recorder(audit, vault.context_key) if audit else None,
+            observe=metrics.call if metrics else None,
             longest=config.limits.longest_call,
         )
         self._delegations = Delegations(vault, self._revoker)
@@ -78,7 +82,7 @@ class Sidecar:
             longest_call=config.limits.longest_call,
             health=self._health,
         )
-        self._operations = Operations(config, store, vault, self._tell_health)
+        self._operations = Operations(config, store, vault, metrics, self._tell_health)
         self._housekeeping = self._keep_house()
         self._closing: set[asyncio.Task[None]] = set()
 
@@ -89,6 +93,10 @@ class Sidecar:
         Raises StoreOpenError, StoreUnavailable, KeyringError, AuditError,
         CannotListen, TlsFilesInvalid, ValueError.
         """
+        metrics = Metrics() if config.ops else None
+        if metrics:
+            metrics.know(config.brands)
+            events = both(events, metrics)
         clock = SteadyClock(events)
         kek = read_kek(config.keys.kek_file.path)
         store = SqliteStore.open(config.store.path)
@@ -110,7 +118,9 @@ class Sidecar:
                 jitter=random.random,
             )
             audit = audit_log(config, keys.keyring)
-            sidecar = cls(config=config, store=store, vault=vault, remotes=remotes, audit=audit)
+            sidecar = cls(
+                config=config, store=store, vault=vault, remotes=remotes, audit=audit, metrics=metrics
+            )
             await sidecar._server.start()
         except BaseException:
             await _close(store, remotes)
@@ -137,6 +147,8 @@ class Sidecar:
         self._vault.brands = {brand.id: brand for brand in config.to_brands()}
         self._vault.take_servers(remotes.servers)
         self._remotes = remotes
+        if self._metrics:
+            self._metrics.know(config.brands)
         self._guard.admit(_admission(config, remotes))
         self._guard.longest = config.limits.longest_call
         self._config = config

@@ -1,35 +1,60 @@
-"""What is wired for those who run the sidecar: its readiness, and a port of its own to ask at."""
+"""What is wired for those who run the sidecar: readiness, figures, and a port of its own to ask at."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from importlib.metadata import version
 
 from tokenvault_sidecar.adapters.sqlite import SqliteStore
+from tokenvault_sidecar.adapters.sqlite_stock import take_stock
 from tokenvault_sidecar.api.server import CannotListen
 from tokenvault_sidecar.config import Config
+from tokenvault_sidecar.core.ports import Events
 from tokenvault_sidecar.core.vault import Vault
 from tokenvault_sidecar.ops.checks import CertificateFile, certificate_valid, keys_open
+from tokenvault_sidecar.ops.gauges import Gauges, State, Stock
+from tokenvault_sidecar.ops.metrics import Metrics
 from tokenvault_sidecar.ops.readiness import Readiness
-from tokenvault_sidecar.ops.server import OpsServer, probes
+from tokenvault_sidecar.ops.server import OpsServer, figures, probes
 
 
 class Operations:
     """Made, then `start`ed; told when the drain begins; `stop`ped last."""
 
     def __init__(
-        self, config: Config, store: SqliteStore, vault: Vault, tell: Callable[[bool], Awaitable[None]]
+        self,
+        config: Config,
+        store: SqliteStore,
+        vault: Vault,
+        metrics: Metrics | None,
+        tell: Callable[[bool], Awaitable[None]],
     ) -> None:
-        """`tell` is called with whether calls can be served, whenever that changes. Raises CannotListen."""
-        certificate = CertificateFile(config.server.certificate_file)
+        """`tell` is called with whether calls can be served, whenever that changes. Raises CannotListen.
+
+        `metrics` are shown on the port that [ops] names; where there is none, nothing is.
+        """
+        self._store = store
+        self._vault = vault
+        self._path = config.store.path
+        self._certificate = CertificateFile(config.server.certificate_file)
         self._readiness = Readiness(
             {
                 "store": store.probe,
                 "keys": keys_open(store.get_keys, lambda: vault.sealer.active),
-                "certificate": certificate_valid(certificate, vault.clock),
+                "certificate": certificate_valid(self._certificate, vault.clock),
             },
             tell,
         )
-        self._server = _listen(config.ops.listen, self._readiness) if config.ops else None
+        self._server: OpsServer | None = None
+        if config.ops is not None and metrics is not None:
+            gauges = Gauges(metrics.registry, version("tokenvault-sidecar"), self._state, self._stock)
+            routes = [*probes(self._readiness), figures(metrics.registry, gauges)]
+            try:
+                self._server = OpsServer.listen(config.ops.listen, routes)
+            except OSError as error:
+                raise CannotListen(
+                    f"ops.listen: cannot listen on {config.ops.listen}: {error.strerror}"
+                ) from None
         self._watching: asyncio.Task[None] | None = None
 
     @property
@@ -56,9 +81,29 @@ class Operations:
         if self._server is not None:
             await self._server.stop()
 
+    def _state(self) -> State:
+        leaf, load = self._certificate.leaf, self._store.load
+        known = self._readiness.known
+        return State(
+            # "sidecar" is whether it is past starting, and not stopping.
+            ready={name: name not in known for name in ("sidecar", *self._readiness.names)},
+            circuits={brand: self._vault.gate(brand).tripped for brand in self._vault.brands},
+            commits=load.commits,
+            commit_seconds=load.seconds,
+            writes=load.writes,
+            queue=load.waiting,
+            certificate=(leaf.not_valid_before_utc, leaf.not_valid_after_utc) if leaf else None,
+        )
 
-def _listen(address: str, readiness: Readiness) -> OpsServer:
-    try:
-        return OpsServer.listen(address, probes(readiness))
-    except OSError as error:
-        raise CannotListen(f"ops.listen: cannot listen on {address}: {error.strerror}") from None
+    def _stock(self) -> Stock:
+        return Stock(*take_stock(self._path, tuple(self._vault.brands), self._vault.clock()))
+
+
+def both(one: Events, other: Events) -> Events:
+    """Tells both of each event."""
+
+    def tell(event: str, /, **facts: str | int | float) -> None:
+        one(event, **facts)
+        other(event, **facts)
+
+    return tell

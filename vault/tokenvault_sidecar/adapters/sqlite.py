@@ -15,7 +15,7 @@ from tokenvault_sidecar.adapters import sqlite_inspection, sqlite_keys
 from tokenvault_sidecar.adapters.clock import boot_time, read_boot_id
 from tokenvault_sidecar.adapters.sqlite_file import StoreOpenError, open_file
 from tokenvault_sidecar.adapters.sqlite_schema import Connection
-from tokenvault_sidecar.adapters.sqlite_writer import Writer, unavailable
+from tokenvault_sidecar.adapters.sqlite_writer import Load, Writer, unavailable
 from tokenvault_sidecar.core.model import ContextKind
 from tokenvault_sidecar.core.ports import (
     Attempt,
@@ -327,6 +327,11 @@ class SqliteStore:
 
     async def reseal(self, records: Sequence[tuple[SealedRecord, bytes]]) -> int:
         return await self._writer.write(lambda connection: sqlite_keys.reseal(connection, records))
+
+    @property
+    def load(self) -> Load:
+        """What the writer has done, and what waits for it."""
+        return self._writer.load
 
     async def probe(self) -> None:
         """Write, durably, what changes nothing. Raises StoreUnavailable where nothing can be written."""

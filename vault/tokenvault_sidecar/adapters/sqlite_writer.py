@@ -6,7 +6,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import pysqlite3
@@ -60,6 +60,16 @@ class _Write:
             self.future.get_loop().call_soon_threadsafe(settle)
 
 
+@dataclass(slots=True)
+class Load:
+    """What the writer has done so far: transactions, the writes they held, seconds they took; what waits."""
+
+    commits: int = 0
+    writes: int = 0
+    seconds: float = 0.0
+    waiting: int = 0
+
+
 class Writer:
     """Owns the connection. `lock_timeout`: how long to wait for another process's lock, in seconds."""
 
@@ -67,6 +77,7 @@ class Writer:
         self._connection = connection
         self._lock_timeout = lock_timeout
         self._queue: queue.SimpleQueue[_Write | None] = queue.SimpleQueue()
+        self._load = Load()
         self._closed = False
         # A daemon: a store that was not closed must not keep the process from ending.
         self._thread = threading.Thread(target=self._serve, name="store-writer", daemon=True)
@@ -85,6 +96,11 @@ class Writer:
         future: asyncio.Future[_T] = asyncio.get_running_loop().create_future()
         self._queue.put(_Write(operation, future))
         return await future
+
+    @property
+    def load(self) -> Load:
+        """As of now."""
+        return replace(self._load, waiting=self._queue.qsize())
 
     async def close(self) -> None:
         """Commit what is queued, checkpoint, close the connection and end the thread."""
@@ -118,8 +134,12 @@ class Writer:
                 write.fail(error)
             return
         try:
+            begin = time.monotonic()
             results = [write.operation(connection) for write in batch]
             connection.execute("COMMIT")
+            self._load.seconds += time.monotonic() - begin
+            self._load.commits += 1
+            self._load.writes += len(batch)
         except Exception as error:
             # The error may have rolled back already.
             with contextlib.suppress(pysqlite3.Error):

@@ -1,8 +1,9 @@
 """The RPC under way: what is known of it so far, for the servicer and for the record."""
 
+import time
 from collections.abc import Callable
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from tokenvault_sidecar.core.model import Context
@@ -19,6 +20,7 @@ class CallUnderWay:
     brand: str | None = None
     context: Context | None = None
     version: str | None = None
+    began: float = field(default_factory=time.perf_counter)
 
     @property
     def known_caller(self) -> Caller:
@@ -31,3 +33,6 @@ current_call: Final[ContextVar[CallUnderWay]] = ContextVar("current_call")
 
 Record = Callable[[CallUnderWay, str], None]
 """Notes a call's outcome, "OK" or a reason, before its answer leaves; raises VaultError to hold it back."""
+
+Observe = Callable[[str, str | None, str, float], None]
+"""Is told of each call that ended: RPC, caller's name, outcome, and the seconds it took. Must not raise."""

@@ -13,7 +13,7 @@ import structlog
 from google.protobuf.message import DecodeError
 
 from tokenvault_sidecar.api.callers import identity
-from tokenvault_sidecar.api.calls import CallUnderWay, Record, current_call
+from tokenvault_sidecar.api.calls import CallUnderWay, Observe, Record, current_call
 from tokenvault_sidecar.api.defects import log_defect
 from tokenvault_sidecar.api.status import abort
 from tokenvault_sidecar.core.errors import InvalidRequest, RateLimited, StoreUnavailable, VaultError
@@ -63,9 +63,17 @@ class Guard(grpc.aio.ServerInterceptor):
     `longest` is the longest a call may take, in seconds, whatever its deadline.
     """
 
-    def __init__(self, admission: Admission, *, record: Record | None = None, longest: float = 60.0) -> None:
+    def __init__(
+        self,
+        admission: Admission,
+        *,
+        record: Record | None = None,
+        observe: Observe | None = None,
+        longest: float = 60.0,
+    ) -> None:
         self.admission = admission
         self._record = record
+        self._observe = observe
         self.longest = longest
         self._meters: dict[str, Meter] = {}
         self._guarded: dict[str, _Handler] = {}
@@ -133,7 +141,9 @@ class Guard(grpc.aio.ServerInterceptor):
                     meter.leave()
                 if self._record is not None:
                     self._record(call, _OK)
-                return serialize(answer)
+                data = serialize(answer)
+                self._tell(call, _OK)
+                return data
             except asyncio.CancelledError:
                 if task not in self._calls:  # we have ended it
                     await self._fail(method, call, context, StoreUnavailable(_STOPPING, retry_after=1.0))
@@ -164,6 +174,7 @@ class Guard(grpc.aio.ServerInterceptor):
                     meter.leave()
                 if self._record is not None:
                     self._record(call, _OK)
+                self._tell(call, _OK)
             except asyncio.CancelledError:
                 if task not in self._streams:  # we have ended it
                     await self._fail(method, call, context, StoreUnavailable(_STOPPING, retry_after=1.0))
@@ -229,8 +240,14 @@ class Guard(grpc.aio.ServerInterceptor):
             await asyncio.sleep(_HELD_BACK)
         await abort(context, error)
 
+    def _tell(self, call: CallUnderWay, outcome: str) -> None:
+        if self._observe is not None:
+            name = call.caller.name if call.caller else None
+            self._observe(call.rpc, name, outcome, time.perf_counter() - call.began)
+
     def _note(self, call: CallUnderWay, outcome: str) -> None:
         """A refusal releases nothing: it is told even where it cannot be recorded."""
+        self._tell(call, outcome)
         if self._record is None:
             return
         try:

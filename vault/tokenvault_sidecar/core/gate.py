@@ -48,6 +48,11 @@ class Gate:
         wait = self._open_until - self._clock()
         return self._probing or 0 < wait <= RETRY_AFTER_LAST  # further away is a clock that jumped
 
+    @property
+    def tripped(self) -> bool:
+        """Whether failures have opened the circuit, and nothing has closed it since."""
+        return self._open_until is not None
+
     def check(self) -> None:
         """Raises the last failure again, without a request, while the circuit is open."""
         if self.is_open and self._last is not None:

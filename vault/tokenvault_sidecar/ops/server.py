@@ -1,15 +1,19 @@
-"""The port for those who run the sidecar: `/livez`, `/readyz`, and nothing that changes anything."""
+"""The port for those who run the sidecar: `/livez`, `/readyz`, `/metrics`, which change nothing."""
 
 import asyncio
 import socket
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import uvicorn
+from prometheus_client import CollectorRegistry
+from prometheus_client.exposition import choose_encoder
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route, Router
 
+from tokenvault_sidecar.core.errors import VaultError
+from tokenvault_sidecar.ops.gauges import Gauges
 from tokenvault_sidecar.ops.readiness import Readiness
 
 _NOT_READY = 503
@@ -88,3 +92,15 @@ def probes(readiness: Readiness) -> list[Route]:
         return PlainTextResponse("".join(lines), status_code=_NOT_READY)
 
     return [Route("/livez", livez), Route("/readyz", readyz)]
+
+
+def figures(registry: CollectorRegistry, gauges: Gauges) -> Route:
+    """`/metrics`, in the text format that the scraper prefers. A store that is away leaves the others."""
+
+    async def metrics(request: Request) -> Response:
+        with suppress(VaultError):
+            await gauges.refresh()
+        encode, kind = choose_encoder(request.headers.get("accept", ""))
+        return Response(encode(registry), headers={"Content-Type": kind})
+
+    return Route("/metrics", metrics)
