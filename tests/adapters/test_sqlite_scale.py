@@ -10,6 +10,7 @@ import pytest
 from tests.adapters.store_conformance import NOW, grant_row
 from tests.core.world import CHAT, World
 from tokenvault_sidecar.adapters.sqlite import SqliteStore
+from tokenvault_sidecar.core.ports import SEALED_HEAD
 
 GROWING = ("grants", "delegations", "outcomes", "revocations")
 """The tables that grow with use."""
@@ -60,6 +61,10 @@ async def test_starting_and_keeping_house_scan_no_table(tmp_path: Path, asked: l
     await world.housekeeping.purge()
     await world.housekeeping.renew("acme")
     await world.revoker.work()
+    head = b"0" * SEALED_HEAD
+    await store.sealed_records(head, limit=5)
+    await store.count_sealed(head)
+    await store.drop_data_key("d0", head=head)
     await world.delegate()
     await world.get()
     await world.challenge(CHAT)
