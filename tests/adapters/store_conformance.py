@@ -658,6 +658,18 @@ class KeyConformance:
         assert won.count(True) == 1
         assert [key.id for key in await stand.store.get_keys()] == ["first", f"w{won.index(True)}"]
 
+    async def test_keys_are_rewrapped_all_or_none(self, stand: Stand) -> None:
+        were = [wrapped_key("a"), wrapped_key("b", NOW + 1.0)]
+        await stand.store.add_keys(were, first=True)
+        await stand.store.count_seals("a", 7)
+        anew = [replace(key, kek="kek-2", wrapped=b"anew " + key.id.encode()) for key in were]
+        assert not await stand.peer.rewrap_keys(anew, were=were[:1])
+        assert not await stand.peer.rewrap_keys(anew, were=[were[0], replace(were[1], wrapped=b"other")])
+        assert [key.kek for key in await stand.store.get_keys()] == ["kek-1", "kek-1"]
+        assert await stand.peer.rewrap_keys(anew, were=were)
+        assert await stand.store.get_keys() == [replace(anew[0], seals=7), anew[1]]
+        assert not await stand.peer.rewrap_keys(were, were=were)
+
     async def test_seals_are_counted(self, stand: Stand) -> None:
         await stand.store.add_keys([wrapped_key("a"), wrapped_key("b")], first=True)
         await stand.store.count_seals("a", 2**32)

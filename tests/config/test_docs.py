@@ -69,6 +69,7 @@ def lay_out(document: Document) -> None:
     document.file("secrets/acme-client-secret", "fixture\n")
     document.file("acme-ca.pem", (document.folder / "ca.pem").read_text())
     document.file("acme-jwks.json", '{"keys": [{"kty": "EC", "crv": "P-256", "x": "eA", "y": "eQ"}]}')
+    document.file("old-kek", "A" * 43 + "=\n")
 
 
 def test_the_whole_example_loads(document: Document) -> None:

@@ -6,10 +6,11 @@ import pytest
 
 from tests.core.world import ALICE, CHAT, KEK, World
 from tests.fakes.memory_store import MemoryStore
+from tokenvault_sidecar.adapters.kek import FileKek, KeyringError
 from tokenvault_sidecar.adapters.keyring import KeyKeeper
 from tokenvault_sidecar.core.errors import StoreUnavailable
 from tokenvault_sidecar.core.model import Context, ContextKind
-from tokenvault_sidecar.core.rotation import BATCH, COARSE, SETTLED
+from tokenvault_sidecar.core.rotation import BATCH, COARSE, SETTLED, Rotation, RotationSettings
 
 # each leaves a grant and an outcome
 MANY = 2 * BATCH + 7
@@ -144,6 +145,59 @@ async def test_the_clock_set_back_leaves_the_new_key_the_newest(world: World) ->
     await world.rotation.begin()
     peer = await peer_of(world)
     assert peer.keys.active == world.keys.active != old
+
+
+@pytest.mark.parametrize("cause", ["age", "seals"])
+async def test_a_key_that_has_sealed_long_enough_is_rotated(world: World, cause: str) -> None:
+    world.rotation.settings = RotationSettings(after=86400.0, after_seals=100)
+    old = world.keys.active
+    await delegate_many(world, 3)
+    assert await world.housekeeping.reseal() == 0
+    assert world.keys.active == old
+    if cause == "age":
+        world.clock.advance(86400.0)
+    else:
+        await delegate_many(world, 40)
+    assert await world.housekeeping.reseal() == 1
+    assert world.keys.active != old
+    assert await world.housekeeping.reseal() > 0
+    assert await world.housekeeping.reseal() == 0
+    assert await world.rotation.waiting() == 0
+
+
+async def test_a_kek_that_is_away_costs_nothing_but_the_rotation(world: World) -> None:
+    class Away(FileKek):
+        def wrap(self, key: bytes, *, name: str) -> bytes:
+            raise KeyringError("the token is not there: plug it in")
+
+    keys = await KeyKeeper.open(world.store, [Away(b"K" * 32)], None)
+    away = World(store=world.store, clock=world.clock, server=world.server, keys=keys.keyring)
+    rotation = Rotation(away.store, away.vault.sealer, keys, away.clock, away.events)
+    with pytest.raises(StoreUnavailable, match="plug it in"):
+        await rotation.begin()
+    await away.delegate(ALICE)
+    assert (await away.get(ALICE)).access_token
+
+
+async def test_keys_are_rewrapped_and_open_by_the_new_kek_alone(world: World) -> None:
+    new = FileKek(b"N" * 32)
+    await world.delegate(ALICE)
+    both = await KeyKeeper.open(world.store, [new, KEK], None)
+    assert await both.rewrap() == 2
+    assert await both.rewrap() == 0
+    assert {key.kek for key in await world.store.get_keys()} == {new.fingerprint}
+    await KeyKeeper.open(world.store, [new], None)
+    with pytest.raises(KeyringError, match="is wrapped by KEK"):
+        await KeyKeeper.open(world.store, [KEK], None)
+    assert (await world.get(ALICE)).access_token  # it holds the opened keys
+
+
+async def test_a_kek_that_does_not_open_the_keys_is_not_taken(world: World) -> None:
+    keys = await KeyKeeper.open(world.store, [KEK], None)
+    with pytest.raises(KeyringError, match="is wrapped by KEK"):
+        await keys.use([FileKek(b"N" * 32)])
+    assert await keys.add(world.clock())
+    await KeyKeeper.open(world.store, [KEK], None)
 
 
 async def test_housekeeping_seals_anew(world: World) -> None:

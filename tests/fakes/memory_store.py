@@ -247,6 +247,14 @@ class MemoryStore:
         self.keys.append(key)
         return True
 
+    async def rewrap_keys(self, keys: Sequence[WrappedKey], *, were: Sequence[WrappedKey]) -> bool:
+        await self._turn()
+        if {key.id: key.wrapped for key in self.keys} != {key.id: key.wrapped for key in were}:
+            return False
+        now = {key.id: key for key in keys}
+        self.keys = [replace(key, kek=now[key.id].kek, wrapped=now[key.id].wrapped) for key in self.keys]
+        return True
+
     async def drop_data_key(self, key_id: str, *, head: bytes) -> bool:
         await self._turn()
         named = [key for key in self.keys if key.id == key_id and key.purpose == "data"]

@@ -10,7 +10,7 @@ from typing import Final
 from tokenvault_sidecar.adapters.audit import AuditLog
 from tokenvault_sidecar.adapters.bearer import BearerVerifier
 from tokenvault_sidecar.adapters.clock import SteadyClock
-from tokenvault_sidecar.adapters.keyring import KeyKeeper, read_kek
+from tokenvault_sidecar.adapters.keyring import KeyKeeper
 from tokenvault_sidecar.adapters.oauth import OAuthServer
 from tokenvault_sidecar.adapters.sqlite import SqliteStore
 from tokenvault_sidecar.api.guard import Admission, Guard
@@ -31,9 +31,9 @@ from tokenvault_sidecar.core.tokens import Tokens
 from tokenvault_sidecar.core.vault import Vault
 from tokenvault_sidecar.operations import Operations, both
 from tokenvault_sidecar.ops.metrics import Metrics
-from tokenvault_sidecar.wiring import Remotes, audit_log, renewal_settings, tls_files
+from tokenvault_sidecar.wiring import Remotes, audit_log, keks, renewal_settings, rotation_settings, tls_files
 
-_FIXED: Final = ("server", "store", "keys", "renewal", "audit", "ops")
+_FIXED: Final = ("server", "store", "renewal", "audit", "ops")
 """The tables that stay as they were at the start."""
 
 _TOLD: Final = 0.1
@@ -53,6 +53,7 @@ class Sidecar:
         store: SqliteStore,
         vault: Vault,
         remotes: Remotes,
+        keys: KeyKeeper,
         audit: AuditLog | None,
         metrics: Metrics | None,
     ) -> None:
@@ -60,11 +61,13 @@ class Sidecar:
         self._store = store
         self._vault = vault
         self._remotes = remotes
+        self._keys = keys
         self._audit = audit
         self._metrics = metrics
         self._revoker = Revoker(vault)
         self._renewer = Renewer(vault, self._revoker, renewal_settings(config))
         self._rotation = Rotation(vault.store, vault.sealer, vault.keys, vault.clock, vault.events)
+        self._rotation.settings = rotation_settings(config)
         self._health = HealthServicer()
         self._guard = Guard(
             _admission(config, remotes),
@@ -98,11 +101,11 @@ class Sidecar:
             metrics.know(config.brands)
             events = both(events, metrics)
         clock = SteadyClock(events)
-        kek = read_kek(config.keys.kek_file.path)
+        given = keks(config)
         store = SqliteStore.open(config.store.path)
         remotes: Remotes | None = None
         try:
-            keys = await KeyKeeper.open(store, [kek], clock())
+            keys = await KeyKeeper.open(store, given, clock())
             remotes = Remotes(config, clock)
             vault = Vault(
                 store=store,
@@ -119,7 +122,13 @@ class Sidecar:
             )
             audit = audit_log(config, keys.keyring)
             sidecar = cls(
-                config=config, store=store, vault=vault, remotes=remotes, audit=audit, metrics=metrics
+                config=config,
+                store=store,
+                vault=vault,
+                remotes=remotes,
+                keys=keys,
+                audit=audit,
+                metrics=metrics,
             )
             await sidecar._server.start()
         except BaseException:
@@ -143,6 +152,8 @@ class Sidecar:
         needs_restart = tuple(_fixed(self._config, config))
         config = config.model_copy(update={name: getattr(self._config, name) for name in _FIXED})
         remotes = Remotes(config, self._vault.clock, before=self._remotes)
+        await self._keys.use(keks(config))
+        self._rotation.settings = rotation_settings(config)
         gone = self._remotes.without(remotes)
         self._vault.brands = {brand.id: brand for brand in config.to_brands()}
         self._vault.take_servers(remotes.servers)

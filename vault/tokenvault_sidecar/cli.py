@@ -46,8 +46,9 @@ def init(directory: Path) -> None:
 def check_config(file: Path) -> None:
     """Check the configuration FILE and say what was understood."""
     # Here, not at the top, as in `serve`: what brings gRPC is slow to import.
-    from tokenvault_sidecar.adapters.keyring import KeyringError, read_kek
+    from tokenvault_sidecar.adapters.keyring import KeyringError
     from tokenvault_sidecar.api.tls import TlsFiles, TlsFilesInvalid, server_credentials
+    from tokenvault_sidecar.wiring import keks
 
     config = load(file)
     try:
@@ -58,7 +59,7 @@ def check_config(file: Path) -> None:
                 config.server.client_ca_file,
             )
         )
-        read_kek(config.keys.kek_file.path)
+        keks(config)
     except TlsFilesInvalid as problem:
         fail(f"{file}: server: {problem}: put the files that [server] names in order")
     except KeyringError as problem:

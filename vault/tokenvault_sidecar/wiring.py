@@ -10,6 +10,7 @@ from typing import TypeVar, cast
 from tokenvault_sidecar.adapters.audit import AuditLog, audit_key
 from tokenvault_sidecar.adapters.bearer import BearerSettings, BearerVerifier
 from tokenvault_sidecar.adapters.client_auth import ClientAuth
+from tokenvault_sidecar.adapters.kek import Kek
 from tokenvault_sidecar.adapters.keyring import KeyKeeper, read_kek
 from tokenvault_sidecar.adapters.oauth import OAuthServer, ServerSettings
 from tokenvault_sidecar.adapters.sqlite import SqliteStore, StoreOpenError
@@ -17,7 +18,7 @@ from tokenvault_sidecar.api.tls import TlsFiles
 from tokenvault_sidecar.config import BearerTable, BrandTable, Config
 from tokenvault_sidecar.core.ports import Clock
 from tokenvault_sidecar.core.renewal import RenewalSettings
-from tokenvault_sidecar.core.rotation import Rotation
+from tokenvault_sidecar.core.rotation import Rotation, RotationSettings
 from tokenvault_sidecar.core.sealing import Keyring, Sealer
 
 _PATIENCE = 5.0
@@ -78,6 +79,16 @@ def tls_files(config: Config) -> TlsFiles:
     return TlsFiles(server.certificate_file, server.private_key_file.path, server.client_ca_file)
 
 
+def keks(config: Config) -> list[Kek]:
+    """The KEK that wraps, and the one that some keys may be wrapped by still. Raises KeyringError."""
+    files = (config.keys.kek_file, config.keys.previous_kek_file)
+    return [read_kek(file.path) for file in files if file is not None]
+
+
+def rotation_settings(config: Config) -> RotationSettings:
+    return RotationSettings(after=config.keys.rotate_after, after_seals=config.keys.rotate_after_seals)
+
+
 @dataclass(frozen=True, slots=True)
 class OpenStore:
     """A store beside the sidecars that serve from it, its keys opened."""
@@ -96,12 +107,12 @@ async def open_store(config: Config) -> AsyncIterator[OpenStore]:
 
     Makes no file and no keys. Raises KeyringError, StoreOpenError, StoreUnavailable.
     """
-    kek = read_kek(config.keys.kek_file.path)
+    keys = keks(config)
     if not config.store.path.exists():
         raise StoreOpenError(f"{config.store.path}: is not there: the first start of a sidecar makes it")
     store = SqliteStore.open(config.store.path)
     try:
-        yield OpenStore(store, await KeyKeeper.open(store, [kek], None))
+        yield OpenStore(store, await KeyKeeper.open(store, keys, None))
     finally:
         await store.close()
 

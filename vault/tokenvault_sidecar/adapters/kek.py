@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.keywrap import InvalidUnwrap, aes_key_unwrap
 KEY_BYTES = 32
 
 
-class KeyringError(Exception):
+class KeyringError(ValueError):
     """The keys cannot be opened; the text says which key and what to do, and holds none."""
 
 

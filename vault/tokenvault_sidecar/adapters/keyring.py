@@ -4,6 +4,7 @@ import asyncio
 import os
 import secrets
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 from tokenvault_sidecar.adapters.kek import KEY_BYTES, CannotUnwrap, Kek, KeyringError, read_kek
 from tokenvault_sidecar.core.errors import StoreUnavailable
@@ -38,6 +39,25 @@ class KeyKeeper:
     async def refresh(self) -> None:
         async with self._refreshing:
             await self._refresh()
+
+    async def use(self, keks: Sequence[Kek]) -> None:
+        """Go by these KEKs from now on. Raises KeyringError where they do not open every key of the store."""
+        await asyncio.to_thread(unwrap, await self._store.get_keys(), *keks)
+        self._keks = keks
+
+    async def rewrap(self) -> int:
+        """Have every key of the store wrapped by the first KEK; how many were not.
+
+        Raises KeyringError, StoreUnavailable, with nothing changed.
+        """
+        while True:
+            keys = await self._store.get_keys()
+            others = [key for key in keys if key.kek != self._keks[0].fingerprint]
+            anew = [await asyncio.to_thread(_rewrap_one, key, self._keks) for key in others]
+            kept = [key for key in keys if key not in others]
+            # False: a peer added or rewrapped one meanwhile
+            if not others or await self._store.rewrap_keys([*kept, *anew], were=keys):
+                return len(others)
 
     async def add(self, now: float) -> bool:
         await self.refresh()
@@ -85,6 +105,11 @@ def unwrap(keys: Iterable[WrappedKey], *keks: Kek) -> Keyring:
         raise KeyringError("the store has lost its index or data key: restore it from a backup")
     (index_key,) = opened["index"].values()
     return Keyring(index_key=index_key, data_keys=opened["data"], active=list(opened["data"])[-1])
+
+
+def _rewrap_one(key: WrappedKey, keks: Sequence[Kek]) -> WrappedKey:
+    wrapped = keks[0].wrap(_unwrap_one(key, keks), name=key.id)
+    return replace(key, kek=keks[0].fingerprint, wrapped=wrapped)
 
 
 def _unwrap_one(key: WrappedKey, keks: Sequence[Kek]) -> bytes:

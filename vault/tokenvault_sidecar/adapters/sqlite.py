@@ -11,7 +11,7 @@ from typing import Any, Self
 
 import pysqlite3
 
-from tokenvault_sidecar.adapters import sqlite_inspection, sqlite_keys
+from tokenvault_sidecar.adapters import sqlite_inspection, sqlite_keys, sqlite_rows
 from tokenvault_sidecar.adapters.clock import boot_time, read_boot_id
 from tokenvault_sidecar.adapters.sqlite_file import StoreOpenError, open_file
 from tokenvault_sidecar.adapters.sqlite_schema import Connection
@@ -159,7 +159,7 @@ class SqliteStore:
     ) -> bool:
         if replaces is None and owner is not None:  # where no row is, no lease is
             return False
-        values = _grant_values(row) | {"replaces": replaces, "owner": owner}
+        values = sqlite_rows.grant_values(row) | {"replaces": replaces, "owner": owner}
         sql = _INSERT_GRANT if replaces is None else _REPLACE_GRANT
 
         def put(connection: Connection) -> bool:
@@ -175,7 +175,7 @@ class SqliteStore:
         return await self._writer.write(put)
 
     async def touch_grant(self, row: GrantRow, *, was: bytes | None = None) -> bool:
-        return await self._change(_TOUCH_GRANT, _grant_values(row) | {"was": was})
+        return await self._change(_TOUCH_GRANT, sqlite_rows.grant_values(row) | {"was": was})
 
     async def forget_context(
         self,
@@ -193,7 +193,7 @@ class SqliteStore:
                 return False
             connection.execute("DELETE FROM delegations WHERE context_key = ?", (key,))
             connection.execute("DELETE FROM outcomes WHERE context_key = ?", (key,))
-            connection.executemany(_INSERT_REVOCATION, map(_revocation_values, revocations))
+            connection.executemany(_INSERT_REVOCATION, map(sqlite_rows.revocation_values, revocations))
             return True
 
         return await self._writer.write(forget)
@@ -221,7 +221,9 @@ class SqliteStore:
         )
 
     async def release_lease(self, key: bytes, *, owner: str, attempt: Attempt) -> bool:
-        return await self._change(_RELEASE_LEASE, {"key": key, "owner": owner} | _attempt_values(attempt))
+        return await self._change(
+            _RELEASE_LEASE, {"key": key, "owner": owner} | sqlite_rows.attempt_values(attempt)
+        )
 
     async def due_grants(self, now: float, *, brand: str, limit: int) -> Sequence[GrantRow]:
         return [
@@ -246,13 +248,13 @@ class SqliteStore:
             values = (row.key, row.context_key, row.brand, row.kind.value, row.expires_at, row.sealed)
             connection.execute(_INSERT_DELEGATION, values)
             if outcome is not None:
-                connection.execute(_INSERT_OUTCOME, _outcome_values(outcome))
+                connection.execute(_INSERT_OUTCOME, sqlite_rows.outcome_values(outcome))
 
         await self._writer.write(put)
 
     async def get_delegation(self, key: bytes) -> DelegationRow | None:
         rows = self._read(_SELECT_DELEGATION, (key,))
-        return _delegation(rows[0]) if rows else None
+        return sqlite_rows.delegation(rows[0]) if rows else None
 
     async def take_delegation(self, key: bytes) -> bool:
         return await self._change("UPDATE delegations SET taken = 1 WHERE key = ? AND NOT taken", (key,))
@@ -272,7 +274,7 @@ class SqliteStore:
 
     async def get_outcome(self, key: bytes) -> OutcomeRow | None:
         rows = self._read(_SELECT_OUTCOME, (key,))
-        return _outcome(rows[0]) if rows else None
+        return sqlite_rows.outcome(rows[0]) if rows else None
 
     async def set_outcome(self, row: OutcomeRow) -> bool:
         return await self._change(_SET_OUTCOME, (row.purge_at, row.sealed, row.key))
@@ -286,7 +288,7 @@ class SqliteStore:
 
     async def add_revocations(self, rows: Sequence[RevocationRow]) -> None:
         def add(connection: Connection) -> None:
-            connection.executemany(_INSERT_REVOCATION, map(_revocation_values, rows))
+            connection.executemany(_INSERT_REVOCATION, map(sqlite_rows.revocation_values, rows))
 
         await self._writer.write(add)
 
@@ -310,6 +312,9 @@ class SqliteStore:
 
     async def add_data_key(self, key: WrappedKey, *, after: str) -> bool:
         return await self._writer.write(lambda connection: sqlite_keys.add_data(connection, key, after=after))
+
+    async def rewrap_keys(self, keys: Sequence[WrappedKey], *, were: Sequence[WrappedKey]) -> bool:
+        return await self._writer.write(lambda connection: sqlite_keys.rewrap(connection, keys, were=were))
 
     async def drop_data_key(self, key_id: str, *, head: bytes) -> bool:
         return await self._change(sqlite_keys.DROP_KEY, {"id": key_id, "head": head})
@@ -371,42 +376,3 @@ class SqliteStore:
 def _change(connection: Connection, sql: str, parameters: _Parameters) -> int:
     """How many rows were changed."""
     return int(connection.execute(sql, parameters).rowcount)
-
-
-def _grant_values(row: GrantRow) -> dict[str, object]:
-    return {
-        "key": row.key,
-        "brand": row.brand,
-        "kind": row.kind.value,
-        "version": row.version,
-        "sealed": row.sealed,
-        "purge_at": row.purge_at,
-        "renew_at": row.renew_at,
-    } | _attempt_values(row.attempt)
-
-
-def _attempt_values(attempt: Attempt) -> dict[str, object]:
-    return {
-        "unanswered": attempt.unanswered,
-        "failures": attempt.failures,
-        "retry_at": attempt.retry_at,
-        "reason": attempt.reason,
-    }
-
-
-def _delegation(row: Any) -> DelegationRow:
-    key, context_key, brand, kind, expires_at, sealed = row
-    return DelegationRow(key, context_key, brand, ContextKind(kind), expires_at, sealed)
-
-
-def _outcome(row: Any) -> OutcomeRow:
-    key, context_key, brand, kind, purge_at, sealed = row
-    return OutcomeRow(key, context_key, brand, ContextKind(kind), purge_at, sealed)
-
-
-def _outcome_values(row: OutcomeRow) -> tuple[object, ...]:
-    return (row.key, row.context_key, row.brand, row.kind.value, row.purge_at, row.sealed)
-
-
-def _revocation_values(row: RevocationRow) -> tuple[object, ...]:
-    return (row.id, row.brand, row.due_at, row.give_up_at, row.sealed, row.tries)

@@ -58,6 +58,16 @@ def add_data(connection: Connection, key: WrappedKey, *, after: str) -> bool:
     )
 
 
+def rewrap(connection: Connection, keys: Sequence[WrappedKey], *, were: Sequence[WrappedKey]) -> bool:
+    """Write how each is wrapped now, where all of them are wrapped as they were."""
+    found = connection.execute("SELECT id, wrapped FROM keys").fetchall()
+    if sorted(found) != sorted((key.id, key.wrapped) for key in were):
+        return False
+    values = [(key.kek, key.wrapped, key.id) for key in keys]
+    connection.executemany("UPDATE keys SET kek = ?, wrapped = ? WHERE id = ?", values)
+    return True
+
+
 def reseal(connection: Connection, records: Sequence[tuple[SealedRecord, bytes]]) -> int:
     """Write each record's new seal where it has the old one still; how many did."""
     changed = 0

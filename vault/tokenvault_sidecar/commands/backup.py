@@ -35,17 +35,18 @@ def restore(source: Path, file: Path, yes: bool) -> None:
     Every grant is restored as ambiguous: its access token is served while it lives, its refresh token is
     tried once more, when that is over. Pending delegations are gone.
     """
-    from tokenvault_sidecar.adapters.keyring import KeyringError, read_kek, unwrap
+    from tokenvault_sidecar.adapters.keyring import KeyringError, unwrap
     from tokenvault_sidecar.adapters.sqlite_backup import BackupError
     from tokenvault_sidecar.adapters.sqlite_backup import restore as put_back
+    from tokenvault_sidecar.wiring import keks
 
     config = load(file)
     path = config.store.path
     if path.exists():
         confirm(f"{path} is there, and would be replaced. Replace it?", yes=yes)
     try:
-        kek = read_kek(config.keys.kek_file.path)
-        grants = put_back(source, path, lambda keys: unwrap(keys, kek))
+        given = keks(config)
+        grants = put_back(source, path, lambda keys: unwrap(keys, *given))
     except KeyringError as problem:
         fail(f"{source}: {problem}", f"{path} is as it was")
     except BackupError as problem:

@@ -53,6 +53,13 @@ def rotate(file: Path) -> None:
     _with_store(file, _rotate)
 
 
+@keys.command()
+@config_option
+def rewrap(file: Path) -> None:
+    """Wrap every key by keys.kek_file that keys.previous_kek_file wraps, in one go, while sidecars serve."""
+    _with_store(file, _rewrap)
+
+
 async def _describe(opened: "OpenStore") -> list[dict[str, Any]]:
     keyring, now = opened.keys.keyring, time.time()
     return [
@@ -92,6 +99,14 @@ async def _rotate(opened: "OpenStore") -> None:
         fail(f"{left} records cannot be opened and stay as they are; their key stays with them")
     if len(opened.keys.keyring.data_keys) > 1:
         click.echo("the old key stays for an hour; then a sidecar, or the next rotation, deletes it")
+
+
+async def _rewrap(opened: "OpenStore") -> None:
+    count = await opened.keys.rewrap()
+    if count:
+        click.echo(f"{count} keys are wrapped by keys.kek_file now: keys.previous_kek_file is needed no more")
+    else:
+        click.echo("every key is wrapped by keys.kek_file already")
 
 
 def _with_store(file: Path, work: Callable[["OpenStore"], Coroutine[Any, Any, _T]]) -> _T:

@@ -9,7 +9,7 @@ import click
 
 from tokenvault_sidecar.adapters.clock import SteadyClock
 from tokenvault_sidecar.adapters.hardening import harden
-from tokenvault_sidecar.adapters.keyring import KeyKeeper, KeyringError, read_kek
+from tokenvault_sidecar.adapters.keyring import KeyKeeper, KeyringError
 from tokenvault_sidecar.adapters.sqlite import SqliteStore, StoreOpenError
 from tokenvault_sidecar.commands.shared import fail
 from tokenvault_sidecar.config import Config
@@ -19,6 +19,7 @@ from tokenvault_sidecar.core.errors import StoreUnavailable
 from tokenvault_sidecar.core.revocation import Revoker
 from tokenvault_sidecar.core.sealing import Sealer
 from tokenvault_sidecar.core.vault import Vault
+from tokenvault_sidecar.wiring import keks
 
 
 @asynccontextmanager
@@ -45,7 +46,7 @@ async def administration(config: Config) -> AsyncIterator[Administration]:
     harden()
     async with opened(config) as store:
         try:
-            keys = await KeyKeeper.open(store, [read_kek(config.keys.kek_file.path)], None)
+            keys = await KeyKeeper.open(store, keks(config), None)
         except KeyringError as problem:
             fail(f"{config.store.path}: {problem}")
         vault = Vault(

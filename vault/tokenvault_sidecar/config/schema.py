@@ -80,6 +80,24 @@ class KeysTable(Table):
         "cannot be read.",
         examples=["kek"],
     )
+    previous_kek_file: KekFilePath | None = Field(
+        default=None,
+        description="The key-encryption key of before, while it is being changed: opens what it wrapped.",
+        examples=["old-kek"],
+    )
+    rotate_after: Duration = Field(
+        default=parse_duration("90d"),
+        description="How long one data key seals, until a new one does and records are sealed anew by it.",
+        examples=["90d"],
+    )
+    rotate_after_seals: int = Field(
+        default=1_000_000_000,
+        description="How many records it seals, about; never more than 2^32 (NIST SP 800-38D).",
+        examples=[1000000000],
+        ge=1,
+        le=4_000_000_000,
+        strict=True,
+    )
 
 
 class RenewalTable(Table):
@@ -183,6 +201,8 @@ class Config(Table):
     def _private_files(self) -> Iterator[tuple[str, PrivateFile]]:
         yield "server.private_key_file", self.server.private_key_file
         yield "keys.kek_file", self.keys.kek_file
+        if self.keys.previous_kek_file:
+            yield "keys.previous_kek_file", self.keys.previous_kek_file
         for brand, table in self.brands.items():
             for key in ("client_secret_file", "private_key_file"):
                 if file := getattr(table, key):

@@ -11,8 +11,8 @@ from tokenvault_sidecar.config.files import resolve
 from tokenvault_sidecar.config.problems import reject
 from tokenvault_sidecar.core.policy import BELOW
 
-_DURATION = re.compile(r"(?:(\d{1,9})h)?(?:(\d{1,9})m)?(?:(\d{1,9})s)?(?:(\d{1,9})ms)?")
-_UNITS = (("h", 3_600_000), ("m", 60_000), ("s", 1000), ("ms", 1))
+_DURATION = re.compile(r"(?:(\d{1,9})d)?(?:(\d{1,9})h)?(?:(\d{1,9})m)?(?:(\d{1,9})s)?(?:(\d{1,9})ms)?")
+_UNITS = (("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1000), ("ms", 1))
 _DNS_LABEL = r"(?!-)[a-z0-9_-]{1,63}(?<!-)"
 _DNS_NAME = re.compile(rf"{_DNS_LABEL}(?:\.{_DNS_LABEL})*")
 # The SPIFFE ID standard, sections 2.1 and 2.2: no empty, "." or ".." segment.
@@ -22,7 +22,7 @@ _SOCKET_PATH_BYTES = 107  # what sun_path holds on Linux
 
 
 def parse_duration(value: object) -> float:
-    """Seconds from "12h", "15m", "30s", "500ms", or several together, as in "1h30m"."""
+    """Seconds from "90d", "12h", "15m", "30s", "500ms", or several together, as in "1h30m"."""
     found = _DURATION.fullmatch(value) if isinstance(value, str) else None
     remedy = 'write it as "12h", "15m", "30s", "500ms" or together as "1h30m"'
     if not found or not value:

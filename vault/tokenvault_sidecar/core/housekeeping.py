@@ -79,13 +79,14 @@ class Housekeeping:
         return 0
 
     async def reseal(self) -> int:
-        """Seal some records by it that an older one has sealed; how many. Then delete what is not needed."""
+        """Seal some records by it that an older one has sealed; how many. Then rotate what is due."""
         done = await self._rotation.reseal()
         if done:
             await asyncio.sleep(RESEAL_PAUSE)
         else:
             await self._rotation.drop_old()
             await self._rotation.save_count()
+            done = int(await self._rotation.begin_if_due())
         return done
 
     async def renew(self, brand: str) -> int:

@@ -270,6 +270,12 @@ class Store(Protocol):
     async def add_data_key(self, key: WrappedKey, *, after: str) -> bool:
         """Add a data key, only where `after` is the newest one; False where it is not."""
 
+    async def rewrap_keys(self, keys: Sequence[WrappedKey], *, were: Sequence[WrappedKey]) -> bool:
+        """In one transaction: write each key's `kek` and `wrapped`.
+
+        Only where the store's keys are `were`, wrapped so still. False: they are not, nothing written.
+        """
+
     async def drop_data_key(self, key_id: str, *, head: bytes) -> bool:
         """Delete the data key, only where no record begins with `head`. False: one does, or it is gone."""
 

@@ -7,6 +7,7 @@ long that no process can be at writing what the old one has sealed.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from tokenvault_sidecar.core.errors import StoreUnavailable
 from tokenvault_sidecar.core.ports import Clock, Events, Keys, SealedRecord, Store
@@ -22,8 +23,18 @@ COARSE = 1000
 """Seals that are counted together."""
 
 
+@dataclass(frozen=True, slots=True)
+class RotationSettings:
+    """When a data key has sealed long enough: in seconds, and in records."""
+
+    after: float
+    after_seals: int
+
+
 class Rotation:
-    """The data keys of one store, as this process sees them."""
+    """The data keys of one store, as this process sees them. `settings` None: rotated by hand only."""
+
+    settings: RotationSettings | None = None
 
     def __init__(self, store: Store, sealer: Sealer, keys: Keys, clock: Clock, events: Events) -> None:
         self._store = store
@@ -41,6 +52,16 @@ class Rotation:
         if added:
             self._events("data_key_added", key=self._keyring.active)
         return added
+
+    async def begin_if_due(self) -> bool:
+        """Begin where the active key is as old, or has sealed as much, as the settings allow."""
+        if self.settings is None:
+            return False
+        await self._keys.refresh()
+        (active,) = [key for key in await self._store.get_keys() if key.id == self._keyring.active]
+        seals = active.seals + self._keyring.unsaved
+        old = self._clock() >= active.created_at + self.settings.after
+        return (old or seals >= self.settings.after_seals) and await self.begin()
 
     async def waiting(self) -> int:
         """How many records an older key has sealed."""
