@@ -25,7 +25,7 @@ def take_stock(
 ) -> tuple[dict[tuple[str, str], int], dict[str, float], int, float | None]:
     """Grants by brand and kind; the next renewal due by brand; revocations waiting; the youngest data key.
 
-    Blocks, for some 50 ms with a million grants: for a thread. Raises StoreUnavailable.
+    Blocks, for some 150 ms with a million grants: for a thread. Raises StoreUnavailable.
     """
     try:
         uri = f"{path.resolve().as_uri()}?mode=ro"
