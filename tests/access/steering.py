@@ -58,8 +58,9 @@ def put_caller(folder: Path, caller: str, issued: Issued) -> None:
 
 
 def said(sidecar: SidecarProcess, event: str) -> list[dict[str, Any]]:
-    """The lines of its log with this event."""
-    lines = sidecar.stderr.read_text().splitlines()
+    """The lines of its log with this event; what is only half written is not one yet."""
+    text = sidecar.stderr.read_text()
+    lines = text[: text.rfind("\n") + 1].splitlines()
     entries = [json.loads(line) for line in lines if line.startswith("{")]
     return [entry for entry in entries if entry["event"] == event]
 
