@@ -5,7 +5,7 @@ STUBS := client/python
 STAMP := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install lock gen gen-check format lint test torture fuzz rotation bench bench-start demo run clean
+.PHONY: help install lock gen gen-check format lint test torture fuzz rotation bench bench-start demo run image-check clean
 
 help: ## list what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -22,10 +22,13 @@ $(STAMP): requirements/dev.txt vault/pyproject.toml client/python/pyproject.toml
 	@$(BIN)/python -m tests.authserver.node install
 	@touch $@
 
-lock: ## resolve dependencies anew into requirements/dev.txt
-	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate \
-	  --no-emit-package tokenvault --group pyproject.toml:dev vault/pyproject.toml client/python/pyproject.toml \
-	  --custom-compile-command "make lock" -o requirements/dev.txt
+COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+  --no-annotate --no-emit-package tokenvault --custom-compile-command "make lock"
+
+lock: ## resolve dependencies anew into requirements/
+	$(COMPILE) --group pyproject.toml:dev vault/pyproject.toml client/python/pyproject.toml -o requirements/dev.txt
+	$(COMPILE) -c requirements/dev.txt vault/pyproject.toml client/python/pyproject.toml -o requirements/runtime.txt
+	$(COMPILE) -c requirements/dev.txt --group pyproject.toml:build -o requirements/build.txt
 
 gen: $(STAMP) ## generate the stubs from proto/, and the configuration's reference
 	@$(BIN)/python -m tests.tools.generate $(STUBS)
@@ -72,6 +75,9 @@ demo: $(STAMP) ## play the main job through for real, step by step
 
 run: $(STAMP) ## keep a sidecar and an authorization server up, and print how to call them
 	@$(BIN)/python -m tests.demo --keep
+
+image-check: $(STAMP) ## take the image's build steps without a container engine, and run what they make
+	@$(BIN)/python -m tests.deploy
 
 clean: ## remove what was built and installed
 	rm -rf .venv build
