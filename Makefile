@@ -5,7 +5,7 @@ STUBS := client/python
 STAMP := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install lock gen gen-check format lint test torture fuzz rotation bench bench-start demo run image-check clean
+.PHONY: help install lock gen gen-check format lint test test-clients torture fuzz rotation bench bench-start demo run image-check clean
 
 help: ## list what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -53,6 +53,9 @@ lint: $(STAMP) ## ruff, mypy strict, import contracts, buf
 
 test: $(STAMP) ## run the tests
 	$(BIN)/pytest
+
+test-clients: $(STAMP) ## play one scenario with every language's client: a table of language × step
+	@$(BIN)/python -m tests.clients
 
 torture: $(STAMP) ## kill sidecars 300 times while they renew, and count what is lost: about 8 minutes
 	$(BIN)/python -m tests.torture

@@ -21,18 +21,18 @@ def ci(tmp_path: Path, *, fails: str) -> "subprocess.CompletedProcess[str]":
 def test_all_steps_in_order_and_the_tests_closing_line_last(tmp_path: Path) -> None:
     done = ci(tmp_path, fails="nothing")
     assert done.returncode == 0, done.stderr
-    steps = ["install", "lint", "gen-check", "test", "demo", "image-check"]
+    steps = ["install", "lint", "gen-check", "test", "test-clients", "demo", "image-check"]
     assert [line for line in done.stdout.splitlines() if line.startswith("=== make")] == [
         f"=== make {step}" for step in steps
     ]
-    assert done.stdout.endswith("=== all passed: install lint gen-check test demo image-check\ndid test\n")
+    assert done.stdout.endswith("=== all passed: install lint gen-check test test-clients demo image-check\ndid test\n")
 
 
 @pytest.mark.parametrize(
     ("step", "rest"),
     [
-        ("lint", "gen-check test demo image-check"),
-        ("test", "demo image-check"),
+        ("lint", "gen-check test test-clients demo image-check"),
+        ("test", "test-clients demo image-check"),
         ("image-check", "(it was the last)"),
     ],
 )

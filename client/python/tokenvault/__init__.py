@@ -43,11 +43,14 @@ from tokenvault.errors import (
     VaultUnreachable,
 )
 from tokenvault.models import Challenge, Delegated, Revocation, Token
+from tokenvault.source import AsyncTokenSource, TokenSource
 
 __all__ = [
     "TokenVaultClient",
     "AsyncTokenVaultClient",
     "ClientCredentials",
+    "TokenSource",
+    "AsyncTokenSource",
     # answers
     "Challenge",
     "PendingChallenge",

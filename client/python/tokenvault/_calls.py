@@ -63,8 +63,8 @@ def start_delegation(
 ) -> Call[pb.StartDelegationRequest, pb.StartDelegationResponse, Challenge]:
     request = pb.StartDelegationRequest(
         brand_id=brand,
-        context=_context(consumer, conversation),
-        scopes=_scopes(scopes),
+        context=context(consumer, conversation),
+        scopes=scope_list(scopes),
         redirect_uri=redirect_uri or "",
         expected_subject=expected_subject or "",
         authorization_parameters=authorization_parameters,
@@ -113,8 +113,8 @@ def get_token(
 ) -> Call[pb.GetTokenRequest, pb.GetTokenResponse, Token]:
     request = pb.GetTokenRequest(
         brand_id=brand,
-        context=_context(consumer, conversation),
-        scopes=_scopes(scopes),
+        context=context(consumer, conversation),
+        scopes=scope_list(scopes),
         min_ttl=_duration(min_ttl) if min_ttl else None,
         rejected_token_version=rejected_token_version or "",
         include_id_token=include_id_token,
@@ -125,11 +125,11 @@ def get_token(
 def invalidate(
     brand: str, *, consumer: str | None, conversation: str | None
 ) -> Call[pb.InvalidateRequest, pb.InvalidateResponse, Revocation]:
-    request = pb.InvalidateRequest(brand_id=brand, context=_context(consumer, conversation))
+    request = pb.InvalidateRequest(brand_id=brand, context=context(consumer, conversation))
     return Call(request, _revocation, timeout=10.0)
 
 
-def _context(consumer: str | None, conversation: str | None) -> pb.Context:
+def context(consumer: str | None, conversation: str | None) -> pb.Context:
     if consumer is not None and conversation is None:
         return pb.Context(consumer=pb.ConsumerContext(consumer_id=consumer))
     if conversation is not None and consumer is None:
@@ -137,7 +137,7 @@ def _context(consumer: str | None, conversation: str | None) -> pb.Context:
     raise TypeError("give exactly one of consumer= and conversation=")
 
 
-def _scopes(scopes: str | Iterable[str]) -> list[str]:
+def scope_list(scopes: str | Iterable[str]) -> list[str]:
     return scopes.split() if isinstance(scopes, str) else list(scopes)  # RFC 6749 section 3.3
 
 

@@ -1,6 +1,9 @@
 """How the sidecar is reached: address, mutual TLS from files, environment."""
 
 import os
+import ssl
+import threading
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.resources import files
@@ -36,13 +39,67 @@ _OPTIONS = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Connection:
-    """What a channel is opened with."""
+_LOOK_EVERY = 1.0
 
-    address: str
-    credentials: grpc.ChannelCredentials
-    options: tuple[tuple[str, str | int], ...]
+
+@dataclass(frozen=True, slots=True)
+class Files:
+    """What a caller connects with, as PEM files."""
+
+    ca: StrPath
+    certificate: StrPath
+    private_key: StrPath
+
+    def credentials(self) -> grpc.ChannelCredentials:
+        """Raises ValueError for a file that is not PEM, OSError for no file."""
+        return grpc.ssl_channel_credentials(
+            root_certificates=read_pem(self.ca, "CERTIFICATE"),
+            private_key=read_pem(self.private_key, "PRIVATE KEY"),
+            certificate_chain=read_pem(self.certificate, "CERTIFICATE"),
+        )
+
+    def check(self) -> None:
+        """Raises ValueError or OSError where they are not in order: half-written, or of two pairs."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.load_verify_locations(self.ca)
+        context.load_cert_chain(self.certificate, self.private_key, password="")
+
+    def state(self) -> tuple[tuple[int, int, int], ...]:
+        """Changes when a file does. Raises OSError."""
+        stats = [Path(path).stat() for path in (self.ca, self.certificate, self.private_key)]
+        return tuple((stat.st_mtime_ns, stat.st_size, stat.st_ino) for stat in stats)
+
+
+class Connection:
+    """What a channel is opened with: `credentials` anew when the files have changed."""
+
+    def __init__(self, address: str, files: Files, options: tuple[tuple[str, str | int], ...]) -> None:
+        self.address = address
+        self.options = options
+        self._files = files
+        self._lock = threading.Lock()
+        self._state = files.state()
+        self._look_at = time.monotonic() + _LOOK_EVERY
+        self.credentials = files.credentials()
+
+    def changed(self) -> bool:
+        """Whether there are new `credentials`. Looks once a second; broken files change nothing."""
+        if time.monotonic() < self._look_at:
+            return False
+        with self._lock:
+            if time.monotonic() < self._look_at:
+                return False
+            self._look_at = time.monotonic() + _LOOK_EVERY
+            try:
+                state = self._files.state()
+                if state == self._state:
+                    return False
+                self._files.check()
+                self.credentials = self._files.credentials()
+            except (ValueError, OSError):  # an ssl.SSLError too; it is looked at again
+                return False
+            self._state = state
+            return True
 
 
 def connection(
@@ -54,12 +111,7 @@ def connection(
     if server_name is None and address.startswith("unix:"):
         server_name = "localhost"  # a path is no name that a certificate could carry
     name = (("grpc.ssl_target_name_override", server_name),) if server_name else ()
-    credentials = grpc.ssl_channel_credentials(
-        root_certificates=read_pem(ca, "CERTIFICATE"),
-        private_key=read_pem(private_key, "PRIVATE KEY"),
-        certificate_chain=read_pem(certificate, "CERTIFICATE"),
-    )
-    return Connection(address, credentials, (*_OPTIONS, *name))
+    return Connection(address, Files(ca, certificate, private_key), (*_OPTIONS, *name))
 
 
 def from_environment(environment: Mapping[str, str] = os.environ) -> dict[str, str]:

@@ -4,7 +4,7 @@ import asyncio
 from asyncio import sleep
 from collections.abc import Iterable, Mapping
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import grpc
 
@@ -15,8 +15,12 @@ from tokenvault._status import error_from
 from tokenvault.credentials import ClientCredentials
 from tokenvault.errors import BearerInvalid, Unavailable
 from tokenvault.models import Challenge, Delegated, Revocation, Token
+from tokenvault.source import AsyncTokenSource
 from tokenvault.v1 import token_vault_pb2 as pb
 from tokenvault.v1.token_vault_pb2_grpc import TokenVaultStub
+
+if TYPE_CHECKING:
+    from tokenvault.v1.token_vault_pb2_grpc import TokenVaultAsyncStub
 
 
 class AsyncTokenVaultClient:
@@ -43,10 +47,8 @@ class AsyncTokenVaultClient:
         )
         self._timeout = timeout
         self._credentials = credentials
-        self._channel = grpc.aio.secure_channel(
-            self._connection.address, self._connection.credentials, options=self._connection.options
-        )
-        self._stub = TokenVaultStub(self._channel)
+        self._retired = self._channel = self._open()
+        self._newest = TokenVaultStub(self._channel)
 
     @classmethod
     def from_environment(
@@ -161,6 +163,29 @@ class AsyncTokenVaultClient:
         )
         return await self._make(self._stub.GetToken, call, timeout)
 
+    def token_source(
+        self,
+        brand: str,
+        *,
+        consumer: str | None = None,
+        conversation: str | None = None,
+        scopes: str | Iterable[str] = (),
+    ) -> AsyncTokenSource:
+        """A source of valid tokens of one context: as `TokenVaultClient.token_source`."""
+        wanted = _calls.scope_list(scopes)
+
+        async def ask(rejected: str | None) -> Token:
+            return await self.get_token(
+                brand,
+                consumer=consumer,
+                conversation=conversation,
+                scopes=wanted,
+                rejected_token_version=rejected,
+            )
+
+        _calls.context(consumer, conversation)
+        return AsyncTokenSource(ask)
+
     async def invalidate(
         self,
         brand: str,
@@ -176,6 +201,7 @@ class AsyncTokenVaultClient:
     async def close(self) -> None:
         """Close the connection. Calls under way are cancelled."""
         await self._channel.close()
+        await self._retired.close()
 
     async def __aenter__(self) -> Self:
         return self
@@ -192,6 +218,18 @@ class AsyncTokenVaultClient:
         async for event in self._stub.WatchDelegation(request, timeout=timeout, metadata=metadata):
             last = event
         return last
+
+    @property
+    def _stub(self) -> "TokenVaultAsyncStub":
+        """Over a new connection once the files have changed; calls under way end on the old one."""
+        if self._connection.changed():
+            self._retired, self._channel = self._channel, self._open()
+            self._newest = TokenVaultStub(self._channel)
+        return self._newest
+
+    def _open(self) -> grpc.aio.Channel:
+        connection = self._connection
+        return grpc.aio.secure_channel(connection.address, connection.credentials, options=connection.options)
 
     async def _make(
         self,

@@ -14,6 +14,7 @@ from tokenvault._status import error_from
 from tokenvault.credentials import ClientCredentials
 from tokenvault.errors import BearerInvalid, Unavailable
 from tokenvault.models import Challenge, Delegated, Revocation, Token
+from tokenvault.source import TokenSource
 from tokenvault.v1 import token_vault_pb2 as pb
 from tokenvault.v1.token_vault_pb2_grpc import TokenVaultStub
 
@@ -59,10 +60,8 @@ class TokenVaultClient:
         )
         self._timeout = timeout
         self._credentials = credentials
-        self._channel = grpc.secure_channel(
-            self._connection.address, self._connection.credentials, options=self._connection.options
-        )
-        self._stub = TokenVaultStub(self._channel)
+        self._retired = self._channel = self._open()
+        self._newest = TokenVaultStub(self._channel)
 
     @classmethod
     def from_environment(
@@ -220,6 +219,33 @@ class TokenVaultClient:
         )
         return self._make(self._stub.GetToken, call, timeout)
 
+    def token_source(
+        self,
+        brand: str,
+        *,
+        consumer: str | None = None,
+        conversation: str | None = None,
+        scopes: str | Iterable[str] = (),
+    ) -> TokenSource:
+        """A source of valid tokens of one context: from memory, and from the sidecar only when it must be.
+
+        Parameters as of `get_token`. Keep it: what it holds is shared by all
+        who use the same source.
+        """
+        wanted = _calls.scope_list(scopes)
+
+        def ask(rejected: str | None) -> Token:
+            return self.get_token(
+                brand,
+                consumer=consumer,
+                conversation=conversation,
+                scopes=wanted,
+                rejected_token_version=rejected,
+            )
+
+        _calls.context(consumer, conversation)
+        return TokenSource(ask)
+
     def invalidate(
         self,
         brand: str,
@@ -240,6 +266,7 @@ class TokenVaultClient:
     def close(self) -> None:
         """Close the connection. Calls under way are cancelled."""
         self._channel.close()
+        self._retired.close()
 
     def __enter__(self) -> Self:
         return self
@@ -256,6 +283,18 @@ class TokenVaultClient:
         for event in self._stub.WatchDelegation(request, timeout=timeout, metadata=metadata):
             last = event
         return last
+
+    @property
+    def _stub(self) -> TokenVaultStub:
+        """Over a new connection once the files have changed; calls under way end on the old one."""
+        if self._connection.changed():
+            self._retired, self._channel = self._channel, self._open()
+            self._newest = TokenVaultStub(self._channel)
+        return self._newest
+
+    def _open(self) -> grpc.Channel:
+        connection = self._connection
+        return grpc.secure_channel(connection.address, connection.credentials, options=connection.options)
 
     def _make(
         self,

@@ -1,0 +1,130 @@
+"""Token sources: one call for all who ask, none while the token is fresh; and the HTTP adapters."""
+
+import asyncio
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+
+import httpx2
+import pytest
+
+from tokenvault import AsyncTokenSource, GrantExpired, Token, TokenSource, VaultUnreachable
+from tokenvault.http import httpx2_auth
+
+
+def token(version: str, life: float | None = 300.0, *, degraded: bool = False) -> Token:
+    end = None if life is None else datetime.now(UTC) + timedelta(seconds=life)
+    return Token(f"s3cret-{version}", "Bearer", end, (), version, None, degraded)
+
+
+class Sidecar:
+    """Answers in order what it is given: tokens, or errors to raise; keeps what was reported."""
+
+    def __init__(self, *answers: Token | Exception) -> None:
+        self.answers = list(answers)
+        self.reported: list[str | None] = []
+        self.gate = threading.Event()
+        self.gate.set()
+
+    def ask(self, rejected: str | None) -> Token:
+        self.reported.append(rejected)
+        self.gate.wait(30)
+        answer = self.answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    async def ask_async(self, rejected: str | None) -> Token:
+        await asyncio.sleep(0.05)
+        return self.ask(rejected)
+
+
+def test_a_thousand_users_of_threads_cost_one_call() -> None:
+    sidecar = Sidecar(token("v1"))
+    source = TokenSource(sidecar.ask)
+    sidecar.gate.clear()
+    with ThreadPoolExecutor(100) as threads:
+        asked = [threads.submit(source.token) for _ in range(1000)]
+        sidecar.gate.set()
+        assert {future.result().token_version for future in asked} == {"v1"}
+    assert len(sidecar.reported) == 1
+
+
+async def test_a_thousand_tasks_cost_one_call_and_who_goes_away_ends_it_for_nobody() -> None:
+    sidecar = Sidecar(token("v1"))
+    source = AsyncTokenSource(sidecar.ask_async)
+    tasks = [asyncio.create_task(source.token()) for _ in range(1000)]
+    await asyncio.sleep(0)
+    tasks[0].cancel()
+    came = await asyncio.gather(*tasks[1:])
+    assert {one.token_version for one in came} == {"v1"}
+    assert len(sidecar.reported) == 1
+
+
+@pytest.mark.parametrize("life", [60.0, 300.0, None])
+def test_a_fresh_token_costs_no_call(life: float | None) -> None:
+    sidecar = Sidecar(token("v1", life))
+    source = TokenSource(sidecar.ask)
+    assert [source.token().token_version for _ in range(100)] == ["v1"] * 100
+    assert sidecar.reported == [None]
+
+
+def test_a_token_that_is_over_is_asked_for_again() -> None:
+    sidecar = Sidecar(token("v1", -1.0), token("v2"))
+    source = TokenSource(sidecar.ask)
+    assert [source.token().token_version for _ in range(3)] == ["v1", "v2", "v2"]
+
+
+def test_a_rejected_version_is_reported_once_and_only_where_it_is_the_one_held() -> None:
+    sidecar = Sidecar(token("v1"), token("v2"))
+    source = TokenSource(sidecar.ask)
+    source.token()
+    assert source.token(rejected="v1").token_version == "v2"
+    assert source.token(rejected="v1").token_version == "v2"
+    assert sidecar.reported == [None, "v1"]
+
+
+def test_a_failure_is_kept_for_nobody() -> None:
+    sidecar = Sidecar(GrantExpired("over"), token("v1"))
+    source = TokenSource(sidecar.ask)
+    with pytest.raises(GrantExpired):
+        source.token()
+    assert source.token().token_version == "v1"
+
+
+def test_without_a_sidecar_the_token_that_is_held_serves_unless_it_was_rejected() -> None:
+    sidecar = Sidecar(token("v1", 0.0001), VaultUnreachable("gone"))
+    source = TokenSource(sidecar.ask)
+    source.token()
+    with pytest.raises(VaultUnreachable):
+        source.token(rejected="v1")
+
+
+def test_httpx2_shows_the_token_and_after_a_401_a_newer_one_once() -> None:
+    sidecar = Sidecar(token("v1"), token("v2"))
+    shown: list[str] = []
+
+    def api(request: httpx2.Request) -> httpx2.Response:
+        shown.append(request.headers["Authorization"])
+        return httpx2.Response(401 if len(shown) == 1 else 200)
+
+    with httpx2.Client(
+        transport=httpx2.MockTransport(api), auth=httpx2_auth(TokenSource(sidecar.ask))
+    ) as http:
+        assert http.get("https://api.example/").status_code == 200
+    assert shown == ["Bearer s3cret-v1", "Bearer s3cret-v2"]
+    assert sidecar.reported == [None, "v1"]
+
+
+async def test_httpx2_of_asyncio() -> None:
+    sidecar = Sidecar(token("v1"), token("v2"))
+    shown: list[str] = []
+
+    def api(request: httpx2.Request) -> httpx2.Response:
+        shown.append(request.headers["Authorization"])
+        return httpx2.Response(401)
+
+    auth = httpx2_auth(AsyncTokenSource(sidecar.ask_async))
+    async with httpx2.AsyncClient(transport=httpx2.MockTransport(api), auth=auth) as http:
+        assert (await http.get("https://api.example/")).status_code == 401
+    assert shown == ["Bearer s3cret-v1", "Bearer s3cret-v2"]

@@ -1,0 +1,109 @@
+"""The Python client's driver."""
+
+import json
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import httpx2
+
+from tokenvault import Token, TokenSource, TokenVaultClient, TokenVaultError, errors
+from tokenvault.http import httpx2_auth
+
+_FAMILIES = [
+    kind for kind in vars(errors).values() if isinstance(kind, type) and kind.__base__ is TokenVaultError
+]
+
+
+class Driver:
+    def __init__(self, vault: TokenVaultClient) -> None:
+        self._vault = vault
+        self._sources: dict[str, TokenSource] = {}
+
+    def start_delegation(self, brand: str, **context: Any) -> dict[str, Any]:
+        challenge = self._vault.start_delegation(brand, **context)
+        return {
+            "delegation_id": challenge.delegation_id,
+            "authorization_url": challenge.authorization_url,
+            "expire_time": challenge.expire_time.timestamp(),
+        }
+
+    def complete_delegation(self, query: dict[str, str]) -> dict[str, Any]:
+        done = self._vault.complete_delegation(query)
+        return {"brand": done.brand, "consumer": done.consumer, "conversation": done.conversation}
+
+    def get_token(self, brand: str, **options: Any) -> dict[str, Any]:
+        return _token(self._vault.get_token(brand, **options))
+
+    def invalidate(self, brand: str, **context: Any) -> dict[str, Any]:
+        return {"revocation": self._vault.invalidate(brand, **context).value}
+
+    def source(self, brand: str, times: int, **context: Any) -> dict[str, Any]:
+        source = self._source(brand, context)
+        together = threading.Barrier(min(times, 50))
+
+        def ask(number: int) -> Token:
+            if number < together.parties:
+                together.wait()
+            return source.token()
+
+        with ThreadPoolExecutor(together.parties) as threads:
+            return _token(list(threads.map(ask, range(times)))[-1])
+
+    def fetch(self, brand: str, url: str, **context: Any) -> dict[str, Any]:
+        auth = httpx2_auth(self._source(brand, context))
+        return {"status": httpx2.get(url, auth=auth, trust_env=False).status_code}
+
+    def bench(self, brand: str, by: str, seconds: float, **context: Any) -> dict[str, Any]:
+        source = self._source(brand, context)
+        once: Callable[[], Token] = (
+            source.token if by == "memory" else lambda: self._vault.get_token(brand, **context)
+        )
+        once()
+        calls, began = 0, time.perf_counter()
+        while (taken := time.perf_counter() - began) < seconds:
+            once()
+            calls += 1
+        return {"calls": calls, "seconds": taken}
+
+    def _source(self, brand: str, context: dict[str, str]) -> TokenSource:
+        key = json.dumps([brand, context])
+        if key not in self._sources:
+            self._sources[key] = self._vault.token_source(brand, **context)
+        return self._sources[key]
+
+
+def _token(token: Token) -> dict[str, Any]:
+    return {
+        "access_token": token.access_token,
+        "token_type": token.token_type,
+        "expire_time": token.expire_time and token.expire_time.timestamp(),
+        "scopes": token.scopes,
+        "token_version": token.token_version,
+        "degraded": token.degraded,
+    }
+
+
+def _error(error: TokenVaultError) -> dict[str, Any]:
+    family = next((kind for kind in _FAMILIES if isinstance(error, kind)), TokenVaultError)
+    text = f"{error} {error!r}"
+    return {"family": family.__name__, "reason": error.reason, "code": error.code.name, "text": text}
+
+
+def answers(vault: TokenVaultClient) -> Iterator[dict[str, Any]]:
+    driver = Driver(vault)
+    for line in sys.stdin:
+        command = json.loads(line)
+        try:
+            yield {"ok": getattr(driver, command.pop("op"))(**command)}
+        except TokenVaultError as error:
+            yield {"error": _error(error)}
+
+
+if __name__ == "__main__":
+    with TokenVaultClient.from_environment() as vault:
+        for answer in answers(vault):
+            print(json.dumps(answer), flush=True)

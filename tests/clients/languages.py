@@ -1,0 +1,44 @@
+"""Which languages there are, and how each one's driver is started."""
+
+import shutil
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+DRIVERS = Path(__file__).parent / "drivers"
+
+
+class NotHere(Exception):
+    """This language's toolchain is not on this machine; says what is missing."""
+
+
+class CannotBuild(Exception):
+    """The driver could not be built; says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Language:
+    """`build` returns the driver's command, having built what must be. Raises NotHere, CannotBuild.
+
+    `has_source`: whether it has a token source; else the steps that need one are not played.
+    """
+
+    name: str
+    build: Callable[[], list[str]]
+    has_source: bool = True
+
+
+def tool(name: str) -> str:
+    """Where a program is. Raises NotHere."""
+    found = shutil.which(name)
+    if found is None:
+        raise NotHere(f"{name} is not installed")
+    return found
+
+
+def _python() -> list[str]:
+    return [sys.executable, str(DRIVERS / "python.py")]
+
+
+ALL = (Language("Python", _python),)
