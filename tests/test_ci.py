@@ -25,7 +25,9 @@ def test_all_steps_in_order_and_the_tests_closing_line_last(tmp_path: Path) -> N
     assert [line for line in done.stdout.splitlines() if line.startswith("=== make")] == [
         f"=== make {step}" for step in steps
     ]
-    assert done.stdout.endswith("=== all passed: install lint gen-check test test-clients demo image-check\ndid test\n")
+    assert done.stdout.endswith(
+        "=== all passed: install lint gen-check test test-clients demo image-check\ndid test\n"
+    )
 
 
 @pytest.mark.parametrize(

@@ -68,6 +68,26 @@ async def test_a_caller_of_another_ca_is_refused(
     assert fake.requests == []
 
 
+async def test_new_files_are_used_once_all_three_are_in_order(
+    connect: Connect, address: str, files: Files, fake: FakeVault, ca: DevelopmentCA
+) -> None:
+    good = ca.issue(name="bot", uris=["spiffe://test/bot"])
+    stranger = DevelopmentCA.create("another CA").issue(name="stranger")
+    files.certificate.write_bytes(stranger.certificate_pem)
+    files.private_key.write_bytes(stranger.private_key_pem)
+    vault = connect(address, **files.parameters())
+    await refused(vault)
+    files.certificate.write_bytes(good.certificate_pem)  # not the key's, yet
+    await asyncio.sleep(1.1)
+    await refused(vault)
+    files.private_key.write_bytes(good.private_key_pem)
+    await asyncio.sleep(1.1)
+    assert await reached(vault, fake)
+    files.ca.write_bytes(b"half a f")
+    await asyncio.sleep(1.1)
+    assert await reached(vault, fake)
+
+
 async def test_no_sidecar_there(connect: Connect, files: Files, tmp_path: Path) -> None:
     await refused(connect(f"unix:{tmp_path}/nobody.sock", **files.parameters()))
 

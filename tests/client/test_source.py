@@ -2,14 +2,19 @@
 
 import asyncio
 import threading
+import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from importlib import import_module
+from typing import Any
 
 import httpx2
 import pytest
 
 from tokenvault import AsyncTokenSource, GrantExpired, Token, TokenSource, VaultUnreachable
-from tokenvault.http import httpx2_auth
+from tokenvault.http import httpx2_auth, httpx_auth, requests_auth
 
 
 def token(version: str, life: float | None = 300.0, *, degraded: bool = False) -> Token:
@@ -93,27 +98,61 @@ def test_a_failure_is_kept_for_nobody() -> None:
 
 
 def test_without_a_sidecar_the_token_that_is_held_serves_unless_it_was_rejected() -> None:
-    sidecar = Sidecar(token("v1", 0.0001), VaultUnreachable("gone"))
+    sidecar = Sidecar(token("v1", 2.0, degraded=True), *[VaultUnreachable("gone")] * 2)
     source = TokenSource(sidecar.ask)
     source.token()
+    while len(sidecar.reported) < 2:  # it is asked anew after a second
+        assert source.token().token_version == "v1"
+        time.sleep(0.05)
     with pytest.raises(VaultUnreachable):
         source.token(rejected="v1")
 
 
-def test_httpx2_shows_the_token_and_after_a_401_a_newer_one_once() -> None:
+@pytest.mark.parametrize(("library", "auth"), [("httpx2", httpx2_auth), ("httpx", httpx_auth)])
+def test_httpx_shows_the_token_and_after_a_401_a_newer_one_once(
+    library: str, auth: Callable[[TokenSource], Any]
+) -> None:
+    httpx = import_module(library)
     sidecar = Sidecar(token("v1"), token("v2"))
     shown: list[str] = []
 
-    def api(request: httpx2.Request) -> httpx2.Response:
+    def api(request: Any) -> Any:
         shown.append(request.headers["Authorization"])
-        return httpx2.Response(401 if len(shown) == 1 else 200)
+        return httpx.Response(401 if len(shown) == 1 else 200)
 
-    with httpx2.Client(
-        transport=httpx2.MockTransport(api), auth=httpx2_auth(TokenSource(sidecar.ask))
-    ) as http:
+    with httpx.Client(transport=httpx.MockTransport(api), auth=auth(TokenSource(sidecar.ask))) as http:
         assert http.get("https://api.example/").status_code == 200
     assert shown == ["Bearer s3cret-v1", "Bearer s3cret-v2"]
     assert sidecar.reported == [None, "v1"]
+
+
+@pytest.mark.parametrize("statuses", [[200], [401, 200], [401, 401]])
+def test_requests_shows_the_token_and_after_a_401_a_newer_one_once(statuses: list[int]) -> None:
+    requests = import_module("requests")
+    sidecar = Sidecar(token("v1"), token("v2"))
+    shown: list[tuple[str | None, bytes]] = []
+
+    class Api(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            shown.append((self.headers["Authorization"], body))
+            self.send_response(statuses[len(shown) - 1])
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Api) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        with requests.Session() as http:
+            http.trust_env = False
+            url = f"http://127.0.0.1:{server.server_port}/orders"
+            answer = http.post(url, data="body", auth=requests_auth(TokenSource(sidecar.ask)), timeout=30)
+        server.shutdown()
+    assert answer.status_code == statuses[-1]
+    assert shown == [("Bearer s3cret-v1", b"body"), ("Bearer s3cret-v2", b"body")][: len(statuses)]
+    assert sidecar.reported == [None, "v1"][: len(statuses)]
 
 
 async def test_httpx2_of_asyncio() -> None:
