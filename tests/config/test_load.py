@@ -3,11 +3,13 @@
 import os
 from pathlib import Path
 
+import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from tests.config.documents import DELETE, Document
 from tokenvault_sidecar.config import describe, load_config
+from tokenvault_sidecar.config.files import exposed
 from tokenvault_sidecar.core.model import Brand, ContextKind, ContextSettings
 from tokenvault_sidecar.core.policy import Allow, Caller, Rpc
 
@@ -158,6 +160,24 @@ def test_files_open_to_others_are_warned_of(document: Document) -> None:
     assert "mode 0644" in kek
     assert "chmod 600" in kek
     assert secret.startswith(f"brands.acme.client_secret_file: {document.folder}/client-secret")
+
+
+@pytest.mark.parametrize(
+    ("mode", "owner", "reader", "is_exposed"),
+    [
+        (0o600, 1000, 1000, False),
+        (0o640, 1000, 1000, True),
+        (0o440, 0, 65532, False),  # a Secret's volume with fsGroup, a systemd credential
+        (0o460, 0, 65532, True),
+        (0o444, 0, 65532, True),
+        (0o440, 0, 0, True),
+        (0o440, 1000, 0, True),  # root needs no group
+    ],
+)
+def test_a_secret_that_another_hands_over_may_be_its_groups(
+    mode: int, owner: int, reader: int, is_exposed: bool
+) -> None:
+    assert exposed(mode, owner=owner, reader=reader) is is_exposed
 
 
 def test_secrets_are_not_shown(document: Document) -> None:

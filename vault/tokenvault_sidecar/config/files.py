@@ -20,6 +20,8 @@ from tokenvault_sidecar.core.model import Secret
 
 _KEK_CHARACTERS = 43  # base64 of 32 bytes, without padding
 _OTHERS = 0o066
+_OTHERS_HANDED_OVER = 0o026
+_ROOT = 0
 _PRIVATE_JWK_MEMBERS = {"d", "k"}  # RFC 7518 sections 6.2.2, 6.3.2 and 6.4.1; RFC 8037 section 2
 
 
@@ -29,11 +31,18 @@ class PrivateFile:
 
     path: Path
     mode: int
+    exposed: bool
+    """Whether more may read or write it than must."""
 
-    @property
-    def exposed(self) -> bool:
-        """Whether its group or everybody may read or write it."""
-        return bool(self.mode & _OTHERS)
+
+def exposed(mode: int, *, owner: int, reader: int) -> bool:
+    """Whether such a file of `owner` is open to more than must be for `reader` (user ids) to read it.
+
+    Kubernetes and systemd hand secrets over as root's own, readable by the
+    process's group or by an access list, which shows as its group's.
+    """
+    handed_over = reader not in (owner, _ROOT)
+    return bool(mode & (_OTHERS_HANDED_OVER if handed_over else _OTHERS))
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +103,9 @@ def _file(value: object, info: ValidationInfo) -> Path:
 
 def _private(value: object, info: ValidationInfo) -> PrivateFile:
     path = _path(value, info)
-    return PrivateFile(path, stat.S_IMODE(_stat(path, info).st_mode))
+    status = _stat(path, info)
+    mode = stat.S_IMODE(status.st_mode)
+    return PrivateFile(path, mode, exposed(mode, owner=status.st_uid, reader=os.geteuid()))
 
 
 def _kek(value: object, info: ValidationInfo) -> PrivateFile:
@@ -109,7 +120,7 @@ def _secret(value: object, info: ValidationInfo) -> SecretFile:
     text = _read(file.path).rstrip("\r\n")
     if not text:
         raise reject("names an empty file", "put in the secret, on one line")
-    return SecretFile(file.path, file.mode, Secret(text))
+    return SecretFile(file.path, file.mode, file.exposed, Secret(text))
 
 
 def _signing_key(value: object, info: ValidationInfo) -> SecretFile:
