@@ -29,7 +29,8 @@ async def bench(path: Path) -> AsyncIterator[tuple[Connection, Connection, Write
 
 def insert(key: str, size: int = 10) -> Callable[[Connection], bool]:
     def run(connection: Connection) -> bool:
-        connection.execute("INSERT INTO keys VALUES (?, 'data', 'kek', zeroblob(?), 0)", (key, size))
+        values = "VALUES (?, 'data', 'kek', zeroblob(?), 0)"
+        connection.execute(f"INSERT INTO keys (id, purpose, kek, wrapped, created_at) {values}", (key, size))
         return True
 
     return run
