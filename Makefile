@@ -12,7 +12,7 @@ help: ## list what there is
 
 install: $(STAMP) ## install everything into .venv
 
-$(STAMP): requirements/dev.txt vault/pyproject.toml client/python/pyproject.toml \
+$(STAMP): requirements/dev.txt requirements/helm.txt vault/pyproject.toml client/python/pyproject.toml \
   tests/authserver/package.json tests/authserver/package-lock.json
 	@echo "installing into .venv (first time: about a minute)"
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; set PYTHON=…")'
@@ -20,6 +20,7 @@ $(STAMP): requirements/dev.txt vault/pyproject.toml client/python/pyproject.toml
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e client/python -e vault
 	@$(BIN)/python -m tests.authserver.node install
+	@$(BIN)/python -m tests.deploy.helm
 	@touch $@
 
 COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \

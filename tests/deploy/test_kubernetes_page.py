@@ -11,6 +11,7 @@ import yaml
 from click.testing import CliRunner
 
 from tests.deploy.dockerfile import ROOT
+from tests.deploy.helm import CHART, EXAMPLE
 from tests.deploy.manifests import KUBECTL, named, rendered
 from tokenvault_sidecar.cli import main
 
@@ -21,6 +22,7 @@ COMMANDS = [
 CREATE = [command for command in COMMANDS if re.match(r"kubectl .*create ", command)]
 EXEC = [command for command in COMMANDS if " exec " in command]
 FOLDERS = [command for command in COMMANDS if re.match(r"kubectl (kustomize|apply -k) ", command)]
+HELM = [command for command in COMMANDS if command.startswith("helm ")]
 ELSEWHERE = [
     # `make image-check` takes its steps.
     "docker build -f deploy/Dockerfile -t registry.example.org/tokenvault-sidecar:0.1.0 .",
@@ -29,7 +31,7 @@ ELSEWHERE = [
 
 
 def test_every_command_is_run_here_or_elsewhere() -> None:
-    assert sorted(COMMANDS) == sorted(CREATE + EXEC + FOLDERS + ELSEWHERE)
+    assert sorted(COMMANDS) == sorted(CREATE + EXEC + FOLDERS + HELM + ELSEWHERE)
     assert min(len(CREATE), len(EXEC), len(FOLDERS)) > 1
 
 
@@ -53,6 +55,14 @@ def test_what_is_made_by_hand_is_what_is_mounted(command: str, tmp_path: Path) -
     [(key, value)] = made["data"].items()
     assert (made["metadata"]["name"], key) in {("tokenvault-kek", "kek"), ("tokenvault-brands", "acme")}
     assert b64decode(value) == (tmp_path / key).read_bytes()
+
+
+def test_the_chart_is_sent_as_it_is_tested() -> None:
+    [command] = HELM
+    words = shlex.split(command)
+    assert words[:6] == ["helm", "upgrade", "--install", "a-bot", CHART, "--namespace"]
+    assert [f"{words[7]}={words[8]}", f"{words[9]}={words[10]}"] == list(EXAMPLE)
+    assert len(words) == 11
 
 
 @pytest.mark.parametrize("command", EXEC)
