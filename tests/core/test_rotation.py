@@ -1,5 +1,6 @@
 """Data keys are rotated, and records sealed anew, beside sidecars that serve and renew."""
 
+import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
@@ -82,13 +83,24 @@ async def test_a_peer_that_knows_not_yet_goes_on_sealing_by_the_old_key(world: W
 
 
 async def test_two_that_rotate_at_once_add_one_key(world: World) -> None:
+    peers = [world, await peer_of(world), await peer_of(world)]
+    await delegate_many(world, 1)
+    world.clock.advance(86400.0)
+    for peer in peers:
+        peer.rotation.settings = RotationSettings(after=86400.0, after_seals=100)
+    begun = await asyncio.gather(*(peer.rotation.begin_if_due() for peer in peers))
+    assert sorted(begun) == [False, False, True]
+    for peer in peers:
+        await peer.housekeeping.look_at_keys()
+        assert len(peer.keys.data_keys) == 2
+        assert peer.keys.active == world.keys.active
+
+
+async def test_one_that_has_not_seen_a_peer_s_new_key_goes_by_that(world: World) -> None:
     peer = await peer_of(world)
-    mine, keys = await world.vault.keys.add(world.clock()), len(world.keys.data_keys)
-    assert mine
-    stale = await KeyKeeper.open(world.store, [KEK], None)
-    assert await peer.rotation.begin()  # it sees the first one's key, and adds one after it
-    assert len(peer.keys.data_keys) == keys + 1
-    assert stale.keyring.active != peer.keys.active
+    assert await world.rotation.begin()
+    assert not await peer.rotation.begin()
+    assert peer.keys.active == world.keys.active
 
 
 async def test_an_old_key_is_deleted_once_nothing_can_be_sealed_by_it(world: World) -> None:
@@ -196,7 +208,7 @@ async def test_a_kek_that_does_not_open_the_keys_is_not_taken(world: World) -> N
     keys = await KeyKeeper.open(world.store, [KEK], None)
     with pytest.raises(KeyringError, match="is wrapped by KEK"):
         await keys.use([FileKek(b"N" * 32)])
-    assert await keys.add(world.clock())
+    assert await keys.add(world.clock(), after=keys.keyring.active)
     await KeyKeeper.open(world.store, [KEK], None)
 
 

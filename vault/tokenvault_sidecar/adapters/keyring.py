@@ -59,15 +59,17 @@ class KeyKeeper:
             if not others or await self._store.rewrap_keys([*kept, *anew], were=keys):
                 return len(others)
 
-    async def add(self, now: float) -> bool:
+    async def add(self, now: float, *, after: str) -> bool:
         await self.refresh()
+        if self.keyring.active != after:
+            return False
         newest = (await self._store.get_keys())[-1]
         try:
             # However the clock was set meanwhile, a new key is the newest.
             key = await asyncio.to_thread(new_key, "data", self._keks[0], max(now, newest.created_at))
         except KeyringError as error:
             raise StoreUnavailable(f"no new key can be wrapped: {error}") from None
-        added = await self._store.add_data_key(key, after=self.keyring.active)
+        added = await self._store.add_data_key(key, after=after)
         await self.refresh()
         return added
 

@@ -301,8 +301,8 @@ class Keys(Protocol):
     async def refresh(self) -> None:
         """Have the keys that are in the store now: the newest data key seals from here on."""
 
-    async def add(self, now: float) -> bool:
-        """Add a data key, which seals from here on. False: a peer was faster, and its key does."""
+    async def add(self, now: float, *, after: str) -> bool:
+        """Add a data key where `after` is the newest; it seals from here on. False: a peer's newer one does."""
 
 
 @dataclass(frozen=True, slots=True)

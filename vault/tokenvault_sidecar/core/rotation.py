@@ -47,8 +47,11 @@ class Rotation:
 
     async def begin(self) -> bool:
         """Have a new data key seal. False: a peer was faster, and its key does."""
+        return await self._begin(after=self._keyring.active)
+
+    async def _begin(self, *, after: str) -> bool:
         await self.save_count()
-        added = await self._keys.add(self._clock())
+        added = await self._keys.add(self._clock(), after=after)
         if added:
             self._events("data_key_added", key=self._keyring.active)
         return added
@@ -61,7 +64,7 @@ class Rotation:
         (active,) = [key for key in await self._store.get_keys() if key.id == self._keyring.active]
         seals = active.seals + self._keyring.unsaved
         old = self._clock() >= active.created_at + self.settings.after
-        return (old or seals >= self.settings.after_seals) and await self.begin()
+        return (old or seals >= self.settings.after_seals) and await self._begin(after=active.id)
 
     async def waiting(self) -> int:
         """How many records an older key has sealed."""
