@@ -80,6 +80,19 @@ def test_an_old_key_is_deleted_by_a_later_rotation(config: Path) -> None:
     assert [key["id"] for key in listed(config) if key["purpose"] == "data" and key["active"]] != [first]
 
 
+def test_a_record_that_cannot_be_opened_holds_up_no_later_rotation(config: Path) -> None:
+    with pysqlite3.connect(str(load_config(config).store.path)) as connection:
+        connection.execute(
+            "UPDATE grants SET sealed = substr(sealed, 1, 30) WHERE key = (SELECT min(key) FROM grants)"
+        )
+    connection.close()
+    for _ in range(2):
+        said = keys("rotate", config=config)
+        assert said.returncode == 2
+        assert "1 records cannot be opened and stay as they are" in said.stderr
+    assert [key["records"] for key in listed(config) if key["purpose"] == "data"] == [1, 0, FEW - 1]
+
+
 @pytest.mark.parametrize("command", ["list", "rotate"])
 def test_where_no_store_is_none_is_made(tmp_path: Path, command: str) -> None:
     config = vault.configure(tmp_path / "vault")

@@ -12,6 +12,7 @@ import click
 from tokenvault_sidecar.commands.shared import config_option, fail, load
 
 if TYPE_CHECKING:
+    from tokenvault_sidecar.core.rotation import Rotation
     from tokenvault_sidecar.wiring import OpenStore
 
 NOTICED = 3.0
@@ -83,15 +84,14 @@ async def _rotate(opened: "OpenStore") -> None:
     rotation = opened.rotation
     for key in await rotation.drop_old():
         click.echo(f"data key {key} was deleted: nothing is sealed by it")
-    if await rotation.waiting():
+    found = await rotation.waiting()
+    if found:
         click.echo("an earlier rotation is not finished: going on with it")
-    elif not await rotation.begin():
-        click.echo("another process has just added a key: sealing anew by that one")
-    begun = time.monotonic()
-    with click.progressbar(length=await rotation.waiting(), label="sealing anew") as bar:
-        while (done := await rotation.reseal()) or time.monotonic() < begun + NOTICED:
-            bar.update(done)
-            await asyncio.sleep(0.005 if done else 0.2)  # sidecars write in between
+        await _seal_anew(rotation)
+    if await rotation.waiting() == found:  # none, or none that can be opened
+        if not await rotation.begin():
+            click.echo("another process has just added a key: sealing anew by that one")
+        await _seal_anew(rotation)
     await rotation.save_count()
     active, left = opened.keys.keyring.active, await rotation.waiting()
     click.echo(f"data key {active} seals from now on")
@@ -99,6 +99,14 @@ async def _rotate(opened: "OpenStore") -> None:
         fail(f"{left} records cannot be opened and stay as they are; their key stays with them")
     if len(opened.keys.keyring.data_keys) > 1:
         click.echo("the old key stays for an hour; then a sidecar, or the next rotation, deletes it")
+
+
+async def _seal_anew(rotation: "Rotation") -> None:
+    begun = time.monotonic()
+    with click.progressbar(length=await rotation.waiting(), label="sealing anew") as bar:
+        while (done := await rotation.reseal()) or time.monotonic() < begun + NOTICED:
+            bar.update(done)
+            await asyncio.sleep(0.005 if done else 0.2)  # sidecars write in between
 
 
 async def _rewrap(opened: "OpenStore") -> None:
