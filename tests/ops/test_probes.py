@@ -3,9 +3,10 @@
 import asyncio
 import dataclasses
 import resource
+import socket
 import subprocess
 from collections.abc import AsyncIterator, Callable
-from contextlib import closing
+from contextlib import ExitStack, closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from tests.access.steering import authority, channel, replace, says
 from tests.authserver.scripted import Reply, ScriptedServer, Seen
 from tests.e2e.scripted import consent, issuing, scripted_brand, token_path
 from tests.e2e.vaults import BOT, connect, eventually, make_vault, running
-from tests.ops.ports import Said, free_port, get
+from tests.ops.ports import Said, address, free_port, get
 from tests.running import COMMAND, SidecarProcess
 
 SERVING, NOT_SERVING = HealthCheckResponse.SERVING, HealthCheckResponse.NOT_SERVING
@@ -61,6 +62,25 @@ async def becomes(sidecar: SidecarProcess, status: int) -> str:
     await eventually(same)
     assert said is not None
     return said
+
+
+async def test_who_holds_connections_and_asks_nothing_loses_them(config: Path) -> None:
+    async with running(config) as sidecar:
+        host, _, port = address(sidecar).rpartition(":")
+        with ExitStack() as held:
+            for number in range(70):
+                idle = held.enter_context(closing(socket.create_connection((host, int(port)))))
+                idle.sendall(b"GET /livez HTTP/1.1\r\n" if number % 2 else b"")
+
+            async def status() -> int:
+                return (await get(sidecar, "/livez")).status
+
+            assert await status() == 503
+
+            async def alive() -> bool:
+                return await status() == 200
+
+            await eventually(alive, within=60.0)
 
 
 async def test_ready_and_alive_and_nothing_else(config: Path) -> None:

@@ -302,7 +302,7 @@ class Keys(Protocol):
         """Have the keys that are in the store now: the newest data key seals from here on."""
 
     async def add(self, now: float, *, after: str) -> bool:
-        """Add a data key where `after` is the newest; it seals from here on. False: a peer's newer one does."""
+        """Add a data key after this one; it seals from here on. False: a peer was faster, its key does."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from prometheus_client.exposition import choose_encoder
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route, Router
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from tokenvault_sidecar.core.errors import VaultError
 from tokenvault_sidecar.ops.gauges import Gauges
@@ -20,6 +21,7 @@ _NOT_READY = 503
 _CONNECTIONS = 64
 _LONGEST_REQUEST = 8192
 _LONGEST_STOP = 1  # seconds
+_LONGEST_CONNECTION = 10.0  # seconds
 
 
 class OpsServer:
@@ -29,7 +31,7 @@ class OpsServer:
         self._socket = listening
         config = uvicorn.Config(
             Router(routes, redirect_slashes=False),
-            http="h11",
+            http=_Connection,
             ws="none",
             lifespan="off",
             log_config=None,
@@ -69,6 +71,18 @@ class OpsServer:
         if self._serving is not None:
             await self._serving
         self._socket.close()
+
+
+class _Connection(H11Protocol):
+    """Ends by itself: uvicorn waits for ever for a first request, and who asks nothing kept its place."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as there
+        super().connection_made(transport)
+        self._ending = self.loop.call_later(_LONGEST_CONNECTION, transport.abort)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._ending.cancel()
+        super().connection_lost(exc)
 
 
 class _Server(uvicorn.Server):
