@@ -31,6 +31,14 @@ def test_it_runs_as_a_number_and_not_as_root() -> None:
     )
 
 
+def test_the_page_has_its_steps_for_machines_without_an_engine() -> None:
+    page = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
+    [steps] = re.findall(r"```sh\n(python -m venv .*?)```", page, re.S)
+    said = steps.splitlines()
+    assert said == [step.text for step in BUILD if step.instruction == "RUN"][: len(said)]
+    assert len(said) == 6
+
+
 def test_what_builds_it_is_not_in_it() -> None:
     assert the(FINAL, "FROM").text == the(BUILD, "FROM").text.removesuffix(" AS build")
     assert the(FINAL, "COPY").words == ["--from=build", "/opt/tokenvault", "/opt/tokenvault"]
