@@ -9,6 +9,7 @@ import pytest
 from tests.core.world import ALICE, CHAT, World, permit_all
 from tests.fakes.memory_store import MemoryStore
 from tests.fakes.server import lost
+from tokenvault_sidecar.core import outcomes
 from tokenvault_sidecar.core.challenges import DelegationRequest
 from tokenvault_sidecar.core.delegations import Challenge
 from tokenvault_sidecar.core.errors import (
@@ -19,8 +20,9 @@ from tokenvault_sidecar.core.errors import (
     StoreUnavailable,
     VaultError,
 )
-from tokenvault_sidecar.core.model import Context, DelegationStatus, Outcome, Secret
+from tokenvault_sidecar.core.model import Context, ContextKind, DelegationStatus, Outcome, Secret
 from tokenvault_sidecar.core.outcomes import FINISHING, KEPT
+from tokenvault_sidecar.core.ports import OutcomeRow
 
 PENDING, COMPLETED, DENIED, FAILED, EXPIRED = DelegationStatus
 
@@ -85,6 +87,25 @@ async def test_any_number_may_watch_and_one_that_goes_away_disturbs_no_other(wor
     first._task.cancel()
     await world.complete(challenge.authorization_url.reveal())
     assert await second.all() == [PENDING, COMPLETED]
+
+
+async def test_where_many_watch_each_looks_more_rarely(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(outcomes, "LOOKS", 1)
+    challenges = [await begin(world, Context(ContextKind.CONSUMER, f"c-{number}")) for number in range(100)]
+    watching = [await Watching(world, challenge).begun() for challenge in challenges]
+    looks = 0
+    look = world.store.get_outcome
+
+    async def counted(key: bytes) -> OutcomeRow | None:
+        nonlocal looks
+        looks += 1
+        return await look(key)
+
+    monkeypatch.setattr(world.store, "get_outcome", counted)
+    await asyncio.sleep(4 * outcomes.LOOK)
+    assert looks <= len(watching)  # a first look of each, some of which may have looked before
+    await world.complete(challenges[-1].authorization_url.reveal())  # woken all the same
+    assert await watching[-1].all() == [PENDING, COMPLETED]
 
 
 async def test_what_another_process_completes_is_told(world: World) -> None:

@@ -24,6 +24,9 @@ from tokenvault_sidecar.core.vault import Vault
 LOOK = 0.25
 """Seconds between two looks at a row that is watched."""
 
+LOOKS = 800
+"""Looks a second by all who watch, about, at most: where many do, each looks more rarely, lest calls wait."""
+
 KEPT = 3600.0
 """Seconds beyond the link's end for which an outcome is known."""
 
@@ -109,7 +112,7 @@ class Outcomes:
                 outcome = await self._at_present(outcome)
                 if outcome.status is DelegationStatus.PENDING:
                     with suppress(TimeoutError):
-                        async with asyncio.timeout(LOOK):
+                        async with asyncio.timeout(self._pause()):
                             await woken.wait()
                     woken.clear()
             yield outcome
@@ -117,6 +120,10 @@ class Outcomes:
             self._waiting[key].discard(woken)
             if not self._waiting[key]:
                 del self._waiting[key]
+
+    def _pause(self) -> float:
+        """Until the next look; spread, so that they do not look all at once."""
+        return max(LOOK, len(self._waiting) / LOOKS) * (0.5 + self._vault.jitter())
 
     async def _at_present(self, outcome: Outcome) -> Outcome:
         """EXPIRED where nobody came back in time: that is in no row."""
