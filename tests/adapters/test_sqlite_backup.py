@@ -26,6 +26,7 @@ from tests.adapters.store_conformance import (
     revocation_row,
     wrapped_key,
 )
+from tokenvault_sidecar.adapters import sqlite_backup, sqlite_file
 from tokenvault_sidecar.adapters.sqlite import SqliteStore, StoreOpenError
 from tokenvault_sidecar.adapters.sqlite_backup import BackupError, back_up, restore
 from tokenvault_sidecar.adapters.sqlite_schema import MIGRATIONS
@@ -227,6 +228,26 @@ async def test_a_damaged_store_is_moved_away_first(backup: Path, path: Path) -> 
     assert restore(backup, path, any_keys) == 3
 
 
+async def test_a_store_that_another_process_makes_meanwhile_is_let_be(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with opened(path):
+        back_up(path, tmp_path / "backup.db")
+    new = tmp_path / "new.db"
+    started: list[SqliteStore] = []
+
+    def prepare(file: Path) -> None:
+        if not started:
+            started.append(SqliteStore.open(file))
+        sqlite_file.prepare(file)
+
+    monkeypatch.setattr(sqlite_backup, "prepare", prepare)
+    with pytest.raises(BackupError, match="a process has it open"):
+        restore(tmp_path / "backup.db", new, lambda keys: None)
+    assert new.is_file()
+    await started[0].close()
+
+
 async def test_a_kill_leaves_the_old_store_or_the_restored_one(path: Path, tmp_path: Path) -> None:
     async with opened(path) as store:
         await store.add_keys([wrapped_key("k1")], first=True)
@@ -239,7 +260,7 @@ async def test_a_kill_leaves_the_old_store_or_the_restored_one(path: Path, tmp_p
         "print('ready', flush=True); restore(Path(sys.argv[1]), Path(sys.argv[2]), lambda keys: None)"
     )
     killed = 0
-    for _ in range(5):
+    for number in range(5):
         async with opened(path) as store:
             row = await store.get_grant(grant_row(0).key)
             assert row is not None
@@ -249,7 +270,9 @@ async def test_a_kill_leaves_the_old_store_or_the_restored_one(path: Path, tmp_p
         )
         assert restoring.stdout is not None
         restoring.stdout.readline()
-        time.sleep(random.uniform(0, 0.1))
+        time.sleep(
+            number * random.uniform(0, 0.03)
+        )  # the first at once: however fast the machine, it is killed
         restoring.kill()
         restoring.communicate()
         killed += restoring.returncode == -signal.SIGKILL

@@ -86,20 +86,19 @@ def restore(file: Path, path: Path, check_keys: Callable[[Sequence[WrappedKey]],
     try:
         with closing(_seize(path)) as store:
             scratch = path.with_name(f".{path.name}.restoring")
-            shutil.rmtree(scratch, ignore_errors=True)  # one that was killed left it
-            scratch.mkdir(mode=0o700)
             try:
+                shutil.rmtree(scratch, ignore_errors=True)  # one that was killed left it
+                scratch.mkdir(mode=0o700)
                 grants = _readied(file, scratch / path.name, check_keys)
                 with _told(path), closing(_connect(scratch / path.name)) as source:
                     source.backup(store)
                 restored = True
             finally:
                 shutil.rmtree(scratch, ignore_errors=True)
+                if is_new and not restored:  # while it is held: else it may be another's by now
+                    path.unlink(missing_ok=True)
     except OSError as error:
         raise BackupError(f"{path.parent}: cannot be written: {error.strerror}") from None
-    finally:
-        if is_new and not restored:
-            path.unlink(missing_ok=True)
     return grants
 
 
