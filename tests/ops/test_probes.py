@@ -19,8 +19,9 @@ from tests.access.steering import authority, channel, replace, says
 from tests.authserver.scripted import Reply, ScriptedServer, Seen
 from tests.e2e.scripted import consent, issuing, scripted_brand, token_path
 from tests.e2e.vaults import BOT, connect, eventually, make_vault, running
-from tests.ops.ports import Said, address, free_port, get
+from tests.ops.ports import Said, free_port, get
 from tests.running import COMMAND, SidecarProcess
+from tokenvault_sidecar.ops import server as ops_server
 
 SERVING, NOT_SERVING = HealthCheckResponse.SERVING, HealthCheckResponse.NOT_SERVING
 
@@ -64,23 +65,31 @@ async def becomes(sidecar: SidecarProcess, status: int) -> str:
     return said
 
 
-async def test_who_holds_connections_and_asks_nothing_loses_them(config: Path) -> None:
-    async with running(config) as sidecar:
-        host, _, port = address(sidecar).rpartition(":")
-        with ExitStack() as held:
-            for number in range(70):
-                idle = held.enter_context(closing(socket.create_connection((host, int(port)))))
-                idle.sendall(b"GET /livez HTTP/1.1\r\n" if number % 2 else b"")
+async def test_who_holds_connections_and_asks_nothing_loses_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ops_server, "_LONGEST_CONNECTION", 1.0)
+    server = ops_server.OpsServer.listen("127.0.0.1:0", [])
+    server.start()
+    host, _, port = server.address.rpartition(":")
 
-            async def status() -> int:
-                return (await get(sidecar, "/livez")).status
+    async def status() -> bytes:
+        reader, writer = await asyncio.open_connection(host, int(port))
+        writer.write(b"GET / HTTP/1.1\r\nHost: here\r\nConnection: close\r\n\r\n")
+        try:
+            return (await reader.readline())[9:12]
+        finally:
+            writer.close()
 
-            assert await status() == 503
+    with ExitStack() as held:
+        for number in range(70):
+            idle = held.enter_context(closing(socket.create_connection((host, int(port)))))
+            idle.sendall(b"GET / HTTP/1.1\r\n" if number % 2 else b"")
+        assert await status() == b"503"
 
-            async def alive() -> bool:
-                return await status() == 200
+        async def served() -> bool:
+            return await status() == b"404"
 
-            await eventually(alive, within=60.0)
+        await eventually(served)
+    await server.stop()
 
 
 async def test_ready_and_alive_and_nothing_else(config: Path) -> None:
