@@ -153,6 +153,26 @@ async def test_one_whose_code_was_not_used_is_still_pending(world: World) -> Non
     assert await watching.all() == [PENDING, COMPLETED]
 
 
+async def test_one_that_is_tried_again_at_once_is_told_as_it_ends(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By another process, before the first has told its caller that the code was not used."""
+    challenge, again = await begin(world), world.sibling()
+    response = world.server.login(challenge.authorization_url.reveal(), "alice")
+    world.server.faults.append(ServerUnavailable("away"))
+    give_back = world.store.give_back_delegation
+
+    async def given_back_and_used(key: bytes) -> bool:
+        given = await give_back(key)
+        await again.delegations.complete(response, caller="bot", permit=permit_all)
+        return given
+
+    monkeypatch.setattr(world.store, "give_back_delegation", given_back_and_used)
+    with pytest.raises(ServerUnavailable):
+        await world.delegations.complete(response, caller="bot", permit=permit_all)
+    assert await Watching(world, challenge).all() == [COMPLETED]
+
+
 async def test_nobody_coming_back_in_time_is_told_as_expired(world: World) -> None:
     challenge = await begin(world)
     watching = await Watching(world, challenge).begun()

@@ -167,7 +167,8 @@ class Delegations:
             delegated = await self._redeem(response, delegation, row, brand, server, facts)
         except VaultError as error:
             self._vault.events("delegation", brand=brand.id, outcome=error.reason.value.lower())
-            await self.outcomes.failed(row.key, delegation, error)
+            if not isinstance(error, _GivenBack):  # who tries it again notes what comes of that
+                await self.outcomes.failed(row.key, delegation, error)
             raise
         self.outcomes.wake(delegation)
         self._vault.events("delegation", brand=brand.id, outcome="completed")
@@ -225,11 +226,9 @@ class Delegations:
             ) from None
         except AnswerLost:
             raise
-        except ServerUnavailable:
-            await self._vault.store.give_back_delegation(
-                row.key
-            )  # the code was not used: it may be tried again
-            raise
+        except ServerUnavailable as error:
+            await self._vault.store.give_back_delegation(row.key)
+            raise _GivenBack(error.message, retry_after=error.retry_after) from None
 
     def _conversation_grant(self, brand: Brand, tokens: TokenSet) -> Grant:
         """The access token alone: the refresh token is ignored, and so is the id token."""
@@ -307,6 +306,10 @@ class Delegations:
             if not await self._vault.store.is_taken(taken):
                 await self._revoker.queue(grant, refresh_token=True)
                 raise _state_not_found()
+
+
+class _GivenBack(ServerUnavailable):
+    """The code was not used: the same response may be tried again."""
 
 
 def code_challenge(verifier: Secret) -> str:

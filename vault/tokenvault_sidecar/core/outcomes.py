@@ -52,16 +52,11 @@ class Outcomes:
         return self._row(replace(outcome, status=DelegationStatus.COMPLETED, delegated=delegated))
 
     async def failed(self, key: bytes, delegation: Delegation, error: VaultError) -> None:
-        """Note that it came to nothing, unless its state was given back and may be tried again.
-
-        Where the store is away that stays unknown, until it has expired.
-        """
+        """Note that it came to nothing. Where the store is away that stays unknown, until it has expired."""
         denied = isinstance(error, AuthorizationDenied)
         status = DelegationStatus.DENIED if denied else DelegationStatus.FAILED
         row = self._row(replace(_outcome(key, delegation), status=status, reason=error.reason))
         try:
-            if await self._vault.store.get_delegation(key) is not None:
-                return
             await self._vault.store.set_outcome(row)
         except StoreUnavailable:
             self._vault.events("outcome_unsaved", brand=delegation.brand)
