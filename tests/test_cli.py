@@ -122,7 +122,7 @@ def test_check_config_finds_a_kek_that_is_none(config: Path) -> None:
     (config.parent / "kek").write_text("canary-" * 7)
     result = run("check-config", config)
     assert result.exit_code == 2
-    assert f"{config}: keys.kek_file: " in result.stderr
+    assert f"{config}: keys: " in result.stderr
     assert "canary" not in result.output
 
 

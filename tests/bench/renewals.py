@@ -173,7 +173,7 @@ async def _seeding(config: Path) -> AsyncIterator[Callable[[Sequence[float | Non
     settings = load_config(config)
     store, numbers = SqliteStore.open(settings.store.path), itertools.count(READ)
     try:
-        sealer = Sealer(await open_keyring(store, read_kek(settings.keys.kek_file.path), time.time()))
+        sealer = Sealer(await open_keyring(store, read_kek(settings.keys.keks[0].path), time.time()))
 
         async def seed(times: Sequence[float | None]) -> None:
             rows = [replace(vault.row(sealer, next(numbers), time.time()), renew_at=due) for due in times]

@@ -96,7 +96,7 @@ async def _core(config: Config, numbers: range) -> AsyncIterator[Renew]:
     configure_logging(config.server.log_level, config.server.log_format)
     store, remotes = SqliteStore.open(config.store.path), Remotes(config, time.time)
     try:
-        keys = await KeyKeeper.open(store, [read_kek(config.keys.kek_file.path)], time.time())
+        keys = await KeyKeeper.open(store, [read_kek(config.keys.keks[0].path)], time.time())
         sealer = Sealer(keys.keyring)
         events = LogEvents()
         core = Vault(

@@ -54,7 +54,7 @@ async def fill(config: Config, grants: int, *, first: int = 0) -> None:
     now = time.time()
     store = SqliteStore.open(config.store.path)
     try:
-        sealer = Sealer(await open_keyring(store, read_kek(config.keys.kek_file.path), now))
+        sealer = Sealer(await open_keyring(store, read_kek(config.keys.keks[0].path), now))
         end = first + grants
         for start in range(first, end, _BATCH):
             rows = [row(sealer, number, now) for number in range(start, min(start + _BATCH, end))]

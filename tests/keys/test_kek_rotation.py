@@ -10,7 +10,7 @@ import pytest
 
 from tests.bench import vault
 from tests.bench.vault import BRAND
-from tests.e2e.vaults import connect, eventually
+from tests.e2e.vaults import connect, eventually, running
 from tests.keys.test_rotate import keys, listed
 from tests.running import CannotStart, SidecarProcess
 from tokenvault_sidecar.config import load_config
@@ -27,8 +27,8 @@ async def test_the_kek_is_changed_step_by_step_while_calls_are_served(tmp_path: 
     new = config.with_name("new-kek")
     new.touch(mode=0o600)
     new.write_text(base64.b64encode(os.urandom(32)).decode() + "\n")
-    both = text.replace('kek_file = "kek"', 'kek_file = "new-kek"\nprevious_kek_file = "kek"')
-    alone = text.replace('kek_file = "kek"', 'kek_file = "new-kek"')
+    both = text.replace('kek_file = "kek"', 'kek = "file:new-kek"\nprevious_kek = "file:kek"')
+    alone = text.replace('kek_file = "kek"', 'kek = "file:new-kek"')
     assert len({text, both, alone}) == 3
     sidecar = SidecarProcess(config)
     await asyncio.to_thread(sidecar.start)
@@ -54,7 +54,7 @@ async def test_the_kek_is_changed_step_by_step_while_calls_are_served(tmp_path: 
             await reload()
             done = await asyncio.to_thread(keys, "rewrap", config=config)
             assert (done.returncode, done.stderr) == (0, "")
-            assert done.stdout.startswith("2 keys are wrapped by keys.kek_file now")
+            assert done.stdout.startswith("2 keys are wrapped by the configured KEK now")
             config.write_text(alone)
             await reload()
             assert len({key["kek"] for key in await asyncio.to_thread(listed, config)}) == 1
@@ -72,3 +72,19 @@ async def test_the_kek_is_changed_step_by_step_while_calls_are_served(tmp_path: 
     config.write_text(text)
     with pytest.raises(CannotStart, match="is wrapped by KEK"):
         await asyncio.to_thread(SidecarProcess(config).start)
+
+
+async def test_what_was_sealed_is_counted_at_a_stop(tmp_path: Path) -> None:
+    config = vault.configure(tmp_path / "vault")
+    await vault.fill(load_config(config), FEW)
+
+    async def seals() -> int:
+        (active,) = [key for key in await asyncio.to_thread(listed, config) if key["purpose"] == "data"]
+        assert isinstance(active["seals"], int)
+        return active["seals"]
+
+    before = await seals()
+    async with running(config) as sidecar, connect(sidecar, "bot") as bot:
+        for number in range(3):
+            await bot.start_delegation(BRAND, consumer=f"new-{number}")
+    assert await seals() >= before + 3

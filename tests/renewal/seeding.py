@@ -89,7 +89,7 @@ async def seeding(config: Path) -> AsyncIterator[Seeder]:
     settings = load_config(config)
     store = SqliteStore.open(settings.store.path)
     try:
-        keyring = await open_keyring(store, read_kek(settings.keys.kek_file.path), time.time())
+        keyring = await open_keyring(store, read_kek(settings.keys.keks[0].path), time.time())
         yield Seeder(store, Sealer(keyring), settings.renewal.margin)
     finally:
         await store.close()

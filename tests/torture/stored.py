@@ -32,7 +32,7 @@ class StoredGrants:
 
     def __init__(self, config: Config, brand: str) -> None:
         self._uri = f"{config.store.path.resolve().as_uri()}?mode=ro"
-        self._kek = read_kek(config.keys.kek_file.path)
+        self._kek = read_kek(config.keys.keks[0].path)
         self._brand = brand
 
     def read(self, consumers: Iterable[str]) -> dict[str, Stored]:

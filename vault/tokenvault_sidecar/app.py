@@ -20,6 +20,7 @@ from tokenvault_sidecar.api.servicer import Servicer
 from tokenvault_sidecar.config import Config
 from tokenvault_sidecar.core.background import Background
 from tokenvault_sidecar.core.delegations import Delegations
+from tokenvault_sidecar.core.errors import StoreUnavailable
 from tokenvault_sidecar.core.housekeeping import Housekeeping
 from tokenvault_sidecar.core.policy import Policy
 from tokenvault_sidecar.core.ports import Events
@@ -202,6 +203,8 @@ class Sidecar:
         for closing in self._closing:
             closing.cancel()
         await self._operations.stop()
+        with suppress(StoreUnavailable):  # the count is about right: nothing else may depend on it
+            await self._rotation.save_count()
         await _close(self._store, self._remotes)
         if self._audit is not None:
             self._audit.close()

@@ -63,7 +63,7 @@ def check_config(file: Path) -> None:
     except TlsFilesInvalid as problem:
         fail(f"{file}: server: {problem}: put the files that [server] names in order")
     except KeyringError as problem:
-        fail(f"{file}: keys.kek_file: {problem}")
+        fail(f"{file}: keys: {problem}")
     click.echo(f"{file} is in order.\n\n{describe(config)}")
     for warning in config.warnings:
         click.echo(f"warning: {warning}", err=True)

@@ -81,8 +81,7 @@ def tls_files(config: Config) -> TlsFiles:
 
 def keks(config: Config) -> list[Kek]:
     """The KEK that wraps, and the one that some keys may be wrapped by still. Raises KeyringError."""
-    files = (config.keys.kek_file, config.keys.previous_kek_file)
-    return [read_kek(file.path) for file in files if file is not None]
+    return [read_kek(file.path) for file in config.keys.keks]
 
 
 def rotation_settings(config: Config) -> RotationSettings:

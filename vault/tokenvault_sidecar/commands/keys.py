@@ -57,7 +57,7 @@ def rotate(file: Path) -> None:
 @keys.command()
 @config_option
 def rewrap(file: Path) -> None:
-    """Wrap every key by keys.kek_file that keys.previous_kek_file wraps, in one go, while sidecars serve."""
+    """Wrap every key by the configured KEK that the previous one wraps, in one go, while sidecars serve."""
     _with_store(file, _rewrap)
 
 
@@ -112,9 +112,9 @@ async def _seal_anew(rotation: "Rotation") -> None:
 async def _rewrap(opened: "OpenStore") -> None:
     count = await opened.keys.rewrap()
     if count:
-        click.echo(f"{count} keys are wrapped by keys.kek_file now: keys.previous_kek_file is needed no more")
+        click.echo(f"{count} keys are wrapped by the configured KEK now: the previous one is needed no more")
     else:
-        click.echo("every key is wrapped by keys.kek_file already")
+        click.echo("every key is wrapped by the configured KEK already")
 
 
 def _with_store(file: Path, work: Callable[["OpenStore"], Coroutine[Any, Any, _T]]) -> _T:

@@ -7,7 +7,7 @@ from tokenvault_sidecar.config.bearer import BearerTable
 from tokenvault_sidecar.config.brands import BrandTable
 from tokenvault_sidecar.config.callers import ANY, AllowTable
 from tokenvault_sidecar.config.problems import nearest
-from tokenvault_sidecar.config.schema import Config
+from tokenvault_sidecar.config.schema import Config, KeysTable
 from tokenvault_sidecar.core.model import ContextKind
 from tokenvault_sidecar.core.policy import BELOW
 
@@ -39,6 +39,7 @@ _URLS = ("issuer", "authorization_endpoint", "token_endpoint", "revocation_endpo
 def check(config: Config) -> Iterator[Finding]:
     """Everything that does not fit."""
     yield from _limits(config)
+    yield from _keks(config.keys)
     for brand, table in config.brands.items():
         for key, what, remedy in _brand(table, development=config.development):
             yield ("brands", brand, *key), what, remedy
@@ -60,6 +61,14 @@ def _limits(config: Config) -> Iterator[Finding]:
         yield ("store", "path"), "is in a folder that does not exist", "create the folder or correct the path"
     elif config.store.path.is_dir():
         yield ("store", "path"), "is a folder", "name a file in it"
+
+
+def _keks(table: KeysTable) -> Iterator[Finding]:
+    if not (table.kek or table.kek_file):
+        yield ("keys", "kek_file"), "is missing", 'add it, as in kek_file = "kek", or kek with a URI'
+    for file, uri in (("kek_file", "kek"), ("previous_kek_file", "previous_kek")):
+        if getattr(table, file) and getattr(table, uri):
+            yield ("keys", uri), f"is there beside keys.{file}", "delete one of them"
 
 
 def _brand(table: BrandTable, *, development: bool) -> Iterator[Finding]:

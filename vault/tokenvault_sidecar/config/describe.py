@@ -16,7 +16,7 @@ def describe(config: Config) -> str:
 
 def _lines(config: Config) -> Iterator[str]:
     yield "Listens on " + " and ".join(config.server.listen)
-    yield f"Keeps grants in {config.store.path}, sealed by {config.keys.kek_file.path}"
+    yield f"Keeps grants in {config.store.path}, sealed by {config.keys.keks[0].path}"
     if config.ops:
         yield f"Answers probes on {config.ops.listen}"
     if config.development:

@@ -108,7 +108,8 @@ def _private(value: object, info: ValidationInfo) -> PrivateFile:
     return PrivateFile(path, mode, exposed(mode, owner=status.st_uid, reader=os.geteuid()))
 
 
-def _kek(value: object, info: ValidationInfo) -> PrivateFile:
+def kek_file(value: object, info: ValidationInfo) -> PrivateFile:
+    """The file with a key-encryption key that a configuration means."""
     file = _private(value, info)
     if file.path.stat().st_size < _KEK_CHARACTERS:
         raise reject("names too short a file for a key", "make one with: openssl rand -base64 32")
@@ -150,7 +151,7 @@ def _jwks(value: object, info: ValidationInfo) -> JwksFile:
 OutputPath = Annotated[Path, PlainValidator(_path)]
 File = Annotated[Path, PlainValidator(_file)]
 PrivateFilePath = Annotated[PrivateFile, PlainValidator(_private)]
-KekFilePath = Annotated[PrivateFile, PlainValidator(_kek)]
+KekFilePath = Annotated[PrivateFile, PlainValidator(kek_file)]
 SecretFilePath = Annotated[SecretFile, PlainValidator(_secret)]
 SigningKeyFilePath = Annotated[SecretFile, PlainValidator(_signing_key)]
 JwksFilePath = Annotated[JwksFile, PlainValidator(_jwks)]

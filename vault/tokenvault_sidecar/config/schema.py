@@ -10,6 +10,7 @@ from tokenvault_sidecar.config.access import AllLimitsTable, AuditTable
 from tokenvault_sidecar.config.brands import BrandTable
 from tokenvault_sidecar.config.callers import CallerTable
 from tokenvault_sidecar.config.files import File, KekFilePath, OutputPath, PrivateFile, PrivateFilePath
+from tokenvault_sidecar.config.kek_uri import KekUri
 from tokenvault_sidecar.config.problems import dotted
 from tokenvault_sidecar.config.tables import Table
 from tokenvault_sidecar.config.values import (
@@ -75,15 +76,24 @@ class StoreTable(Table):
 class KeysTable(Table):
     """What seals them."""
 
-    kek_file: KekFilePath = Field(
+    kek_file: KekFilePath | None = Field(
+        default=None,
         description="File with the key-encryption key: 32 random bytes in base64. Without it what is stored "
-        "cannot be read.",
+        "cannot be read. Either this or `kek` is required.",
         examples=["kek"],
+    )
+    kek: KekUri | None = Field(
+        default=None,
+        description="Where the key-encryption key is, as a URI: `file:` and a path, the same as `kek_file`.",
+        examples=["file:kek"],
     )
     previous_kek_file: KekFilePath | None = Field(
         default=None,
         description="The key-encryption key of before, while it is being changed: opens what it wrapped.",
         examples=["old-kek"],
+    )
+    previous_kek: KekUri | None = Field(
+        default=None, description="The same as a URI.", examples=["file:old-kek"]
     )
     rotate_after: Duration = Field(
         default=parse_duration("90d"),
@@ -98,6 +108,12 @@ class KeysTable(Table):
         le=4_000_000_000,
         strict=True,
     )
+
+    @property
+    def keks(self) -> tuple[PrivateFile, ...]:
+        """The KEK that wraps, and the one of before where there is one."""
+        given = (self.kek or self.kek_file, self.previous_kek or self.previous_kek_file)
+        return tuple(source for source in given if source is not None)
 
 
 class RenewalTable(Table):
@@ -200,9 +216,9 @@ class Config(Table):
 
     def _private_files(self) -> Iterator[tuple[str, PrivateFile]]:
         yield "server.private_key_file", self.server.private_key_file
-        yield "keys.kek_file", self.keys.kek_file
-        if self.keys.previous_kek_file:
-            yield "keys.previous_kek_file", self.keys.previous_kek_file
+        for key in ("kek_file", "kek", "previous_kek_file", "previous_kek"):
+            if file := getattr(self.keys, key):
+                yield f"keys.{key}", file
         for brand, table in self.brands.items():
             for key in ("client_secret_file", "private_key_file"):
                 if file := getattr(table, key):
