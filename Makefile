@@ -5,7 +5,7 @@ STUBS := client/python
 STAMP := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install lock gen gen-check format lint test test-clients torture fuzz rotation bench bench-start demo run image-check clean
+.PHONY: help install lock gen gen-check format lint test test-clients test-go torture fuzz rotation bench bench-start demo run image-check clean
 
 help: ## list what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -33,10 +33,12 @@ lock: ## resolve dependencies anew into requirements/
 
 gen: $(STAMP) ## generate the stubs from proto/, and the configuration's reference
 	@$(BIN)/python -m tests.tools.generate $(STUBS)
+	@$(BIN)/python -m tests.tools.go_stubs
 	@$(BIN)/python -m tests.tools.config_docs
 
 gen-check: $(STAMP) ## fail when what is generated is stale
 	@$(BIN)/python -m tests.tools.generate --check $(STUBS)
+	@$(BIN)/python -m tests.tools.go_stubs --check
 	@$(BIN)/python -m tests.tools.config_docs --check
 
 format: $(STAMP) ## format code and proto
@@ -57,6 +59,9 @@ test: $(STAMP) ## run the tests
 
 test-clients: $(STAMP) ## play one scenario with every language's client: a table of language × step
 	@$(BIN)/python -m tests.clients
+
+test-go: $(STAMP) ## the Go client's tests and example, where Go is: a minute the first time
+	$(BIN)/pytest tests/client/go_client.py
 
 torture: $(STAMP) ## kill sidecars 300 times while they renew, and count what is lost: about 8 minutes
 	$(BIN)/python -m tests.torture

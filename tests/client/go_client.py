@@ -1,0 +1,82 @@
+"""`make test-go`: the Go client's own tests, and its example, built in an empty project and played."""
+
+import asyncio
+import os
+import shutil
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from urllib.parse import urlencode
+
+import pytest
+
+from tests.authserver.clients import BASIC, REDIRECT_URI
+from tests.authserver.consumer import Consumer
+from tests.authserver.oidc import OidcProvider
+from tests.running import SidecarProcess, caller_files, make_config
+
+CLIENT = Path(__file__).parents[2] / "client" / "go"
+MODULE = "tokenvault.example/client/go"
+_ENVIRONMENT = {"GOFLAGS": "-buildvcs=false"}
+
+pytestmark = [
+    pytest.mark.timeout(600),  # the first time all of gRPC is compiled
+    pytest.mark.skipif(shutil.which("go") is None, reason="go is not installed"),
+]
+
+
+def go(*arguments: str, cwd: Path = CLIENT) -> str:
+    command = subprocess.run(
+        ["go", *arguments], cwd=cwd, env=os.environ | _ENVIRONMENT, capture_output=True, text=True
+    )
+    assert command.returncode == 0, command.stdout + command.stderr
+    return command.stdout
+
+
+def in_an_empty_project(source: Path, folder: Path) -> Path:
+    """A program that needs the client, built as anybody would; the executable."""
+    folder.mkdir()
+    shutil.copy(source, folder)
+    go("mod", "init", "example.test/bot", cwd=folder)
+    go("mod", "edit", f"-require={MODULE}@v0.0.0", f"-replace={MODULE}={CLIENT}", cwd=folder)
+    go("mod", "tidy", cwd=folder)
+    go("build", "-o", "program", cwd=folder)
+    return folder / "program"
+
+
+def test_formatted_and_vetted() -> None:
+    done = subprocess.run(["gofmt", "-l", CLIENT], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "")
+    go("vet", "./...")
+
+
+def test_its_own_tests() -> None:
+    assert "ok" in go("test", "./...")
+
+
+def test_the_example_from_an_empty_project(tmp_path: Path) -> None:
+    program = in_an_empty_project(CLIENT / "examples" / "bot" / "main.go", tmp_path / "project")
+    with OidcProvider(registrations=[BASIC]) as provider:
+        config = make_config(tmp_path / "vault", provider, BASIC, brand="acme")
+        with SidecarProcess(config) as sidecar:
+            files = caller_files(sidecar.folder, "bot")
+            environment = {
+                "TOKENVAULT_ADDRESS": sidecar.address,
+                "TOKENVAULT_CA": str(files["ca"]),
+                "TOKENVAULT_CERT": str(files["certificate"]),
+                "TOKENVAULT_KEY": str(files["private_key"]),
+            }
+            assert _played([str(program), f"{provider.issuer}/me"], environment) == 200
+
+
+def _played(command: list[str], environment: Mapping[str, str]) -> int:
+    """Log in where the program says so; the status that the API answered."""
+    with subprocess.Popen(
+        command, env={**os.environ, **environment}, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as bot:
+        assert bot.stdout is not None
+        link = bot.stdout.readline().removeprefix("Log in here: ").strip()
+        arrived = asyncio.run(Consumer().authorize(link, "alice"))
+        said, _ = bot.communicate(f"{REDIRECT_URI}?{urlencode(arrived)}\n", timeout=60)
+    assert bot.returncode == 0
+    return int(said.rpartition(" ")[2])
