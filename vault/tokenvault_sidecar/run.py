@@ -15,6 +15,7 @@ from tokenvault_sidecar.adapters.hardening import harden
 from tokenvault_sidecar.adapters.keyring import KeyringError
 from tokenvault_sidecar.adapters.logs import LogEvents, configure_logging
 from tokenvault_sidecar.adapters.sqlite import StoreOpenError
+from tokenvault_sidecar.api.call_log import about_call
 from tokenvault_sidecar.api.server import CannotListen
 from tokenvault_sidecar.api.tls import TlsFilesInvalid
 from tokenvault_sidecar.app import Sidecar
@@ -45,7 +46,7 @@ def run(file: Path) -> int:
     seen = _stamps((file,))
     config = load_config(file)
     seen |= _stamps(config.watched)
-    configure_logging(config.server.log_level, config.server.log_format)
+    configure_logging(config.server.log_level, config.server.log_format, about_call)
     for warning in config.warnings:
         _log.warning("config", warning=warning)
     try:

@@ -12,8 +12,9 @@ import grpc
 import structlog
 from google.protobuf.message import DecodeError
 
+from tokenvault_sidecar.api.call_log import log_failure
 from tokenvault_sidecar.api.callers import identity
-from tokenvault_sidecar.api.calls import CallUnderWay, Observe, Record, current_call
+from tokenvault_sidecar.api.calls import REQUEST_ID, CallUnderWay, Observe, Record, current_call
 from tokenvault_sidecar.api.defects import log_defect
 from tokenvault_sidecar.api.status import abort
 from tokenvault_sidecar.core.errors import InvalidRequest, RateLimited, StoreUnavailable, VaultError
@@ -193,10 +194,11 @@ class Guard(grpc.aio.ServerInterceptor):
     async def _enter(self, call: CallUnderWay, service: str, context: _Context) -> Meter:
         """Admit the caller, and account for the call. Raises VaultError; else `leave` the meter."""
         admission = self.admission
+        call.metadata = context.invocation_metadata
+        current_call.set(call)
         peer = context.auth_context()
         call.identity = identity(peer)
         caller = call.caller = admission.policy.caller(call.identity)
-        current_call.set(call)
         meter = self._meters.get(caller.name) or self._meter(caller)
         meter.enter(time.monotonic())
         try:
@@ -238,7 +240,7 @@ class Guard(grpc.aio.ServerInterceptor):
         self._note(call, error.reason.value)
         if isinstance(error, RateLimited):
             await asyncio.sleep(_HELD_BACK)
-        await abort(context, error)
+        await abort(context, error, metadata=((REQUEST_ID, call.request_id),))
 
     def _tell(self, call: CallUnderWay, outcome: str) -> None:
         if self._observe is not None:
@@ -248,6 +250,7 @@ class Guard(grpc.aio.ServerInterceptor):
     def _note(self, call: CallUnderWay, outcome: str) -> None:
         """A refusal releases nothing: it is told even where it cannot be recorded."""
         self._tell(call, outcome)
+        log_failure(call, outcome)
         if self._record is None:
             return
         try:

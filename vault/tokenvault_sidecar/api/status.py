@@ -1,7 +1,7 @@
 """Errors become gRPC statuses here, and nowhere else."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final, Never
 
 import grpc
@@ -54,9 +54,15 @@ def to_status(error: VaultError) -> status_pb2.Status:
     return status
 
 
-async def abort(context: grpc.aio.ServicerContext[Any, Any], error: VaultError) -> Never:
-    """End the call with this error's status."""
+async def abort(
+    context: grpc.aio.ServicerContext[Any, Any],
+    error: VaultError,
+    *,
+    metadata: Sequence[tuple[str, str]] = (),
+) -> Never:
+    """End the call with this error's status, and `metadata` beside it."""
     status = rpc_status.to_status(to_status(error))
+    status = status._replace(trailing_metadata=(*status.trailing_metadata, *metadata))
     if status.code is grpc.StatusCode.UNAVAILABLE:
         # Clients repeat what did not reach us. What did, they repeat when RetryInfo says, not by themselves.
         status = status._replace(trailing_metadata=(*status.trailing_metadata, NO_RETRY))

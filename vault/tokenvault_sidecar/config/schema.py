@@ -60,8 +60,10 @@ class ServerTable(Table):
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="The least that is logged.", examples=["warning"]
     )
-    log_format: Literal["json", "console"] = Field(
-        default="json", description="One JSON object a line, or text for people.", examples=["console"]
+    log_format: Literal["auto", "json", "console"] = Field(
+        default="auto",
+        description="One JSON object a line, or text for people. auto: text on a terminal, else JSON.",
+        examples=["json"],
     )
 
 
