@@ -5,6 +5,7 @@ import gc
 import signal
 import sys
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 
 import structlog
@@ -46,11 +47,12 @@ def run(file: Path) -> int:
     seen = _stamps((file,))
     config = load_config(file)
     seen |= _stamps(config.watched)
-    configure_logging(config.server.log_level, config.server.log_format, about_call)
+    brands = set(config.brands)
+    configure_logging(config.server.log_level, config.server.log_format, partial(about_call, brands))
     for warning in config.warnings:
         _log.warning("config", warning=warning)
     try:
-        return uvloop.run(_serve(file, config, seen))
+        return uvloop.run(_serve(file, config, seen, brands))
     except StoreUnavailable as error:  # it names no file: it is told to callers too
         problem = f"{config.store.path}: {error}"
     except _CANNOT_START as error:
@@ -59,7 +61,7 @@ def run(file: Path) -> int:
     return CANNOT_START
 
 
-async def _serve(file: Path, config: Config, seen: Stamps) -> int:
+async def _serve(file: Path, config: Config, seen: Stamps, brands: set[str]) -> int:
     stopped, changed = asyncio.Event(), asyncio.Event()
     loop = asyncio.get_running_loop()
 
@@ -77,7 +79,7 @@ async def _serve(file: Path, config: Config, seen: Stamps) -> int:
     _log.info("ready", listening=sidecar.addresses, ops=sidecar.ops_address, brands=sorted(config.brands))
     sys.stdout.write(f"ready: listening on {', '.join(sidecar.addresses)}\n")
     sys.stdout.flush()
-    watching = loop.create_task(_watch(sidecar, file, seen, changed), name="watch")
+    watching = loop.create_task(_watch(sidecar, file, seen, changed, brands), name="watch")
     await stopped.wait()
     watching.cancel()
     _log.info("stopping")
@@ -86,8 +88,13 @@ async def _serve(file: Path, config: Config, seen: Stamps) -> int:
     return 0
 
 
-async def _watch(sidecar: Sidecar, file: Path, seen: Stamps, changed: asyncio.Event) -> None:
-    """Reload on SIGHUP and on changed files; what is broken is reported, and the old stays in force."""
+async def _watch(
+    sidecar: Sidecar, file: Path, seen: Stamps, changed: asyncio.Event, brands: set[str]
+) -> None:
+    """Reload on SIGHUP and on changed files; what is broken is reported, and the old stays in force.
+
+    Brands that come with it are added to `brands`, those that log lines may name.
+    """
     while True:
         try:
             async with asyncio.timeout(LOOK_EVERY):
@@ -110,6 +117,7 @@ async def _watch(sidecar: Sidecar, file: Path, seen: Stamps, changed: asyncio.Ev
         else:
             named = _stamps((file, *config.watched))
             seen = named | {path: seen[path] for path in named.keys() & seen.keys()}
+            brands |= set(config.brands)
             _log.info("reloaded", brands=sorted(config.brands), callers=sorted(config.callers))
             if needs_restart:
                 _log.warning("restart_needed", unchanged=needs_restart)

@@ -6,7 +6,7 @@ came of it, is the audit log's.
 """
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from typing import Final
 
 import structlog
@@ -50,14 +50,17 @@ def log_failure(call: CallUnderWay, outcome: str) -> None:
         _log.log(_BY_NAME.get(outcome, logging.DEBUG), "call_failed", rpc=call.rpc, reason=outcome)
 
 
-def about_call() -> dict[str, object]:
-    """What each line of the call under way carries, and of what it has begun; empty where there is none."""
+def about_call(brands: Container[str]) -> dict[str, object]:
+    """What each line of the call under way carries, and of what it has begun; empty where there is none.
+
+    `brands` are those that there are: another is whatever a caller wrote there.
+    """
     call = current_call.get(None)
     if call is None:
         return {}
     known = {
         "request_id": call.request_id,
         "caller": call.caller.name if call.caller else call.identity,
-        "brand": call.brand,
+        "brand": call.brand if call.brand in brands else None,
     }
     return {name: value for name, value in known.items() if value is not None}
