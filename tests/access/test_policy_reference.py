@@ -211,7 +211,9 @@ class Refusal:
 async def refusal(sidecar: SidecarProcess, caller: str, rpc: str, request: Message) -> Refusal:
     async with channel(sidecar, caller) as open_channel:
         with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await getattr(TokenVaultStub(open_channel), rpc)(request, timeout=30)
+            await getattr(TokenVaultStub(open_channel), rpc)(
+                request, timeout=30, metadata=(("x-request-id", "the-same"),)
+            )
     error = caught.value
     told: list[Any] = [*error.initial_metadata(), *error.trailing_metadata()]
     return Refusal(error.code(), error.details(), tuple((key, value) for key, value in told))
