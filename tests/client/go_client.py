@@ -1,19 +1,13 @@
 """`make test-go`: the Go client's own tests, and its example, built in an empty project and played."""
 
-import asyncio
 import os
 import shutil
 import subprocess
-from collections.abc import Mapping
 from pathlib import Path
-from urllib.parse import urlencode
 
 import pytest
 
-from tests.authserver.clients import BASIC, REDIRECT_URI
-from tests.authserver.consumer import Consumer
-from tests.authserver.oidc import OidcProvider
-from tests.running import SidecarProcess, caller_files, make_config
+from tests.client.bot_example import played
 
 CLIENT = Path(__file__).parents[2] / "client" / "go"
 MODULE = "tokenvault.example/client/go"
@@ -56,27 +50,4 @@ def test_its_own_tests() -> None:
 
 def test_the_example_from_an_empty_project(tmp_path: Path) -> None:
     program = in_an_empty_project(CLIENT / "examples" / "bot" / "main.go", tmp_path / "project")
-    with OidcProvider(registrations=[BASIC]) as provider:
-        config = make_config(tmp_path / "vault", provider, BASIC, brand="acme")
-        with SidecarProcess(config) as sidecar:
-            files = caller_files(sidecar.folder, "bot")
-            environment = {
-                "TOKENVAULT_ADDRESS": sidecar.address,
-                "TOKENVAULT_CA": str(files["ca"]),
-                "TOKENVAULT_CERT": str(files["certificate"]),
-                "TOKENVAULT_KEY": str(files["private_key"]),
-            }
-            assert _played([str(program), f"{provider.issuer}/me"], environment) == 200
-
-
-def _played(command: list[str], environment: Mapping[str, str]) -> int:
-    """Log in where the program says so; the status that the API answered."""
-    with subprocess.Popen(
-        command, env={**os.environ, **environment}, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as bot:
-        assert bot.stdout is not None
-        link = bot.stdout.readline().removeprefix("Log in here: ").strip()
-        arrived = asyncio.run(Consumer().authorize(link, "alice"))
-        said, _ = bot.communicate(f"{REDIRECT_URI}?{urlencode(arrived)}\n", timeout=60)
-    assert bot.returncode == 0
-    return int(said.rpartition(" ")[2])
+    assert played([str(program)], tmp_path / "vault") == 200

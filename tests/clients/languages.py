@@ -46,15 +46,28 @@ def _go() -> list[str]:
     driver = Path("build/go-driver").resolve()
     driver.parent.mkdir(exist_ok=True)
     # inside client/go, for its module; no version-control stamps: a checkout may be another user's
-    built = subprocess.run(
-        [tool("go"), "build", "-buildvcs=false", "-o", driver, DRIVERS / "go.go"],
-        cwd="client/go",
-        capture_output=True,
-        text=True,
-    )
-    if built.returncode:
-        raise CannotBuild(built.stderr.strip())
+    _run(tool("go"), "build", "-buildvcs=false", "-o", driver, DRIVERS / "go.go", folder="client/go")
     return [str(driver)]
 
 
-ALL = (Language("Python", _python), Language("Go", _go))
+def _java() -> list[str]:
+    built = Path("build/java").resolve()
+    classpath, driver = built / "classpath", built / "driver"
+    java, javac, maven = tool("java"), tool("javac"), tool("mvn")
+    _run(maven, *_MAVEN, f"-Dmdep.outputFile={classpath}", folder="client/java")
+    path = f"{driver}:{built / 'classes'}:{classpath.read_text().strip()}"
+    _run(javac, "-cp", path, "-d", driver, DRIVERS / "Driver.java", folder=".")
+    return [java, "-cp", path, "Driver"]
+
+
+_MAVEN = ("-q", "-B", "-DskipTests", "compile", "dependency:build-classpath")
+
+
+def _run(*command: str | Path, folder: str) -> None:
+    """Raises CannotBuild."""
+    built = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    if built.returncode:
+        raise CannotBuild((built.stdout + built.stderr).strip())
+
+
+ALL = (Language("Python", _python), Language("Go", _go), Language("Java", _java))

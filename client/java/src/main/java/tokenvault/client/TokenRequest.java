@@ -1,0 +1,38 @@
+package tokenvault.client;
+
+import java.time.Duration;
+import java.util.List;
+
+/**
+ * What {@link TokenVaultClient#getToken} asks for.
+ *
+ * @param scopes the token must have, all of them granted; none: any
+ * @param minTtl the life the token must have left, up to an hour
+ * @param rejectedTokenVersion of a token the brand's API answered 401 to; empty: none was
+ * @param includeIdToken whether to ask for the id token as well, where policy allows it
+ * @param timeout null: the client's
+ */
+public record TokenRequest(
+    String brand,
+    Context context,
+    List<String> scopes,
+    Duration minTtl,
+    String rejectedTokenVersion,
+    boolean includeIdToken,
+    Duration timeout) {
+
+  /** Any token of this context. */
+  public static TokenRequest of(String brand, Context context, String... scopes) {
+    return new TokenRequest(brand, context, List.of(scopes), Duration.ZERO, "", false, null);
+  }
+
+  /** The same, where the token of this version was rejected. */
+  public TokenRequest rejected(String version) {
+    return new TokenRequest(brand, context, scopes, minTtl, version, includeIdToken, timeout);
+  }
+
+  /** The same, with a deadline of its own. */
+  public TokenRequest within(Duration timeout) {
+    return new TokenRequest(brand, context, scopes, minTtl, rejectedTokenVersion, includeIdToken, timeout);
+  }
+}
