@@ -34,11 +34,13 @@ lock: ## resolve dependencies anew into requirements/
 gen: $(STAMP) ## generate the stubs from proto/, and the configuration's reference
 	@$(BIN)/python -m tests.tools.generate $(STUBS)
 	@$(BIN)/python -m tests.tools.go_stubs
+	@$(BIN)/python -m tests.tools.node_proto
 	@$(BIN)/python -m tests.tools.config_docs
 
 gen-check: $(STAMP) ## fail when what is generated is stale
 	@$(BIN)/python -m tests.tools.generate --check $(STUBS)
 	@$(BIN)/python -m tests.tools.go_stubs --check
+	@$(BIN)/python -m tests.tools.node_proto --check
 	@$(BIN)/python -m tests.tools.config_docs --check
 
 format: $(STAMP) ## format code and proto

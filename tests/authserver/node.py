@@ -1,4 +1,4 @@
-"""Finds Node.js and installs what the authorization server needs, once.
+"""Finds Node.js and installs what the authorization server, or another Node project, needs, once.
 
 python -m tests.authserver.node install
 """
@@ -17,8 +17,7 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 MINIMUM = (20, 20)
-_LOCK_FILE = HERE / "package-lock.json"
-_STAMP = HERE / "node_modules" / ".installed"
+_STAMP = Path("node_modules/.installed")
 
 
 class NodeMissing(Exception):
@@ -41,14 +40,14 @@ def find_node() -> Node:
     return node
 
 
-def ensure_installed() -> Node:
-    """Install the locked packages unless they already are. Several processes may call this at once."""
+def ensure_installed(home: Path = HERE) -> Node:
+    """Install the locked packages of `home` unless they are. Several processes may call this at once."""
     node = find_node()
-    if _is_installed():
+    if _is_installed(home):
         return node
-    with _locked():
-        if not _is_installed():
-            _install(node)
+    with _locked(home):
+        if not _is_installed(home):
+            _install(node, home)
     return node
 
 
@@ -81,41 +80,41 @@ def _version(node: str) -> tuple[int, ...]:
         return ()
 
 
-def _wanted() -> str:
-    return hashlib.sha256(_LOCK_FILE.read_bytes()).hexdigest()
+def _wanted(home: Path) -> str:
+    return hashlib.sha256((home / "package-lock.json").read_bytes()).hexdigest()
 
 
-def _is_installed() -> bool:
+def _is_installed(home: Path) -> bool:
     try:
-        return _STAMP.read_text() == _wanted()
+        return (home / _STAMP).read_text() == _wanted(home)
     except FileNotFoundError:
         return False
 
 
 @contextmanager
-def _locked() -> Iterator[None]:
-    with _LOCK_FILE.open() as file:
+def _locked(home: Path) -> Iterator[None]:
+    with (home / "package-lock.json").open() as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
 
-def _install(node: Node) -> None:
+def _install(node: Node, home: Path) -> None:
     print(
-        "installing the authorization server for tests and demo (npm, a few seconds)",
+        f"installing the packages of {home.name} (npm, a few seconds)",
         file=sys.stderr,
         flush=True,
     )
     bin_folder = Path(node.executable).parent
     done = subprocess.run(
         [*node.npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"],
-        cwd=HERE,
+        cwd=home,
         env={**os.environ, "PATH": f"{bin_folder}{os.pathsep}{os.environ.get('PATH', '')}"},
         capture_output=True,
         text=True,
     )
     if done.returncode:
-        raise NodeMissing(f"npm ci failed in tests/authserver:\n{done.stderr.strip() or done.stdout.strip()}")
-    _STAMP.write_text(_wanted())
+        raise NodeMissing(f"npm ci failed in {home}:\n{done.stderr.strip() or done.stdout.strip()}")
+    (home / _STAMP).write_text(_wanted(home))
 
 
 def main() -> None:

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.authserver.node import NodeMissing, ensure_installed
+
 DRIVERS = Path(__file__).parent / "drivers"
 
 
@@ -42,6 +44,13 @@ def _python() -> list[str]:
     return [sys.executable, str(DRIVERS / "python.py")]
 
 
+def _node() -> list[str]:
+    try:
+        return [ensure_installed(Path("client/node")).executable, str(DRIVERS / "node.mjs")]
+    except NodeMissing as problem:
+        raise CannotBuild(str(problem)) from None
+
+
 def _go() -> list[str]:
     driver = Path("build/go-driver").resolve()
     driver.parent.mkdir(exist_ok=True)
@@ -70,4 +79,4 @@ def _run(*command: str | Path, folder: str) -> None:
         raise CannotBuild((built.stdout + built.stderr).strip())
 
 
-ALL = (Language("Python", _python), Language("Go", _go), Language("Java", _java))
+ALL = (Language("Python", _python), Language("Node", _node), Language("Go", _go), Language("Java", _java))

@@ -1,0 +1,117 @@
+/** What a call can fail with: one class per family of client/README.md. The reason tells the members of a family apart. */
+
+import protobuf from "protobufjs";
+
+export class TokenVaultError extends Error {
+  constructor(message, { reason = null, code = "UNKNOWN", retryAfter = null, metadata = {} } = {}) {
+    super(message);
+    this.name = this.constructor.name;
+    this.reason = reason;
+    this.code = code;
+    this.retryAfter = retryAfter;
+    this.metadata = metadata;
+  }
+}
+
+export class ConsentRequired extends TokenVaultError {}
+export class ScopeNotGranted extends TokenVaultError {}
+export class DelegationFailed extends TokenVaultError {}
+export class DelegationExpired extends DelegationFailed {}
+export class Unavailable extends TokenVaultError {}
+export class AccessDenied extends TokenVaultError {}
+export class InvalidRequest extends TokenVaultError {
+  fieldViolations = [];
+}
+export class AuthorizationServerMisconfigured extends TokenVaultError {}
+export class InternalError extends TokenVaultError {}
+export class DeadlineExceeded extends TokenVaultError {}
+
+const DOMAIN = "tokenvault.v1";
+
+const BY_REASON = {
+  GRANT_NOT_FOUND: ConsentRequired,
+  CONSENT_REQUIRED: ConsentRequired,
+  SESSION_ENDED: ConsentRequired,
+  SCOPE_NOT_GRANTED: ScopeNotGranted,
+  STATE_NOT_FOUND: DelegationFailed,
+  AUTHORIZATION_DENIED: DelegationFailed,
+  CODE_REJECTED: DelegationFailed,
+  INVALID_ID_TOKEN: DelegationFailed,
+  ISSUER_MISMATCH: DelegationFailed,
+  SUBJECT_MISMATCH: DelegationFailed,
+  AS_UNAVAILABLE: Unavailable,
+  AS_MISCONFIGURED: AuthorizationServerMisconfigured,
+  UNKNOWN_CALLER: AccessDenied,
+  POLICY_DENIED: AccessDenied,
+  BEARER_INVALID: AccessDenied,
+  RATE_LIMITED: Unavailable,
+  STORE_UNAVAILABLE: Unavailable,
+  INVALID_REQUEST: InvalidRequest,
+  INTERNAL: InternalError,
+};
+
+const BY_CODE = {
+  UNAVAILABLE: Unavailable,
+  RESOURCE_EXHAUSTED: Unavailable,
+  PERMISSION_DENIED: AccessDenied,
+  UNAUTHENTICATED: AccessDenied,
+  INVALID_ARGUMENT: InvalidRequest,
+  INTERNAL: InternalError,
+  UNKNOWN: InternalError,
+  DEADLINE_EXCEEDED: DeadlineExceeded,
+};
+
+// Of google.rpc, as much as is read here.
+const types = protobuf.parse(`
+  syntax = "proto3";
+  message Packed { string type_url = 1; bytes value = 2; }
+  message Status { int32 code = 1; string message = 2; repeated Packed details = 3; }
+  message ErrorInfo { string reason = 1; string domain = 2; map<string, string> metadata = 3; }
+  message Delay { int64 seconds = 1; int32 nanos = 2; }
+  message RetryInfo { Delay retry_delay = 1; }
+  message Violation { string field = 1; string description = 2; }
+  message BadRequest { repeated Violation field_violations = 1; }
+`).root;
+
+function details(error) {
+  const found = {};
+  try {
+    const [packed] = error.metadata?.get("grpc-status-details-bin") ?? [];
+    if (!packed) return found;
+    for (const { typeUrl, value } of types.lookupType("Status").decode(packed).details) {
+      const name = typeUrl.split("google.rpc.")[1];
+      if (["ErrorInfo", "RetryInfo", "BadRequest"].includes(name)) found[name] = types.lookupType(name).decode(value);
+    }
+  } catch {
+    // not the sidecar's: told by the code alone
+  }
+  return found;
+}
+
+/** Our error for gRPC's; `code` is its name. gRPC's own is not kept: it holds more than may be printed. */
+export function errorFrom(error, code, address, timeout) {
+  const { ErrorInfo: info, RetryInfo: retry, BadRequest: bad } = details(error);
+  const reason = info?.domain === DOMAIN ? info.reason : null;
+  let message = error.details || "no details";
+  if (reason === null && code === "UNAVAILABLE") message = `no connection to the sidecar at ${address}: ${message}`;
+  if (reason === null && code === "DEADLINE_EXCEEDED") {
+    message = `no answer from the sidecar at ${address} within ${timeout} s`;
+  }
+  const delay = retry?.retryDelay;
+  const kind = BY_REASON[reason] ?? BY_CODE[code] ?? TokenVaultError;
+  const ours = new kind(message, {
+    reason,
+    code,
+    retryAfter: delay ? Number(delay.seconds) + delay.nanos / 1e9 : null,
+    metadata: reason === null ? {} : { ...info.metadata },
+  });
+  if (ours instanceof InvalidRequest && bad) {
+    ours.fieldViolations = bad.fieldViolations.map(({ field, description }) => ({ field, description }));
+  }
+  return ours;
+}
+
+/** What a delegation came to, by the reason it is told with. */
+export function failure(reason) {
+  return new DelegationFailed(`the delegation failed (${reason}): nothing was stored, start a new one`, { reason });
+}

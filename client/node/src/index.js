@@ -1,0 +1,15 @@
+export { TokenVaultClient } from "./client.js";
+export {
+  AccessDenied,
+  AuthorizationServerMisconfigured,
+  ConsentRequired,
+  DeadlineExceeded,
+  DelegationExpired,
+  DelegationFailed,
+  InternalError,
+  InvalidRequest,
+  ScopeNotGranted,
+  TokenVaultError,
+  Unavailable,
+} from "./errors.js";
+export { TokenSource } from "./source.js";
