@@ -72,8 +72,8 @@ torture: $(STAMP) ## kill sidecars 300 times while they renew, and count what is
 	$(BIN)/python -m tests.torture
 	$(BIN)/python -m tests.torture --sidecars 3 --kills 100
 
-fuzz: $(STAMP) ## 50,000 calls of all kinds, and bytes that are none: about 10 minutes
-	TOKENVAULT_FUZZ_CALLS=50000 $(BIN)/python -m pytest tests/fuzz
+fuzz: $(STAMP) ## 50,000 calls of all kinds, 20,000 requests of browsers, and bytes that are none: about 10 minutes
+	TOKENVAULT_FUZZ_CALLS=50000 TOKENVAULT_FUZZ_REQUESTS=20000 $(BIN)/python -m pytest tests/fuzz tests/callback/test_listener.py
 
 rotation: $(STAMP) ## rotate a data key and seal 100,000 grants anew under 500 calls/s: about 2 minutes
 	$(BIN)/python -m tests.keys

@@ -45,6 +45,7 @@ def make_config(folder: Path, provider: OidcProvider, registration: Registration
         "conversation_scopes": ("openid", "profile"),
         "listen": ("127.0.0.1:0",),
         "ops_listen": "127.0.0.1:0",
+        "callback_listen": "127.0.0.1:0",
     }
     return devkit.init(folder, Development(**(settings | overrides)))[-1]
 

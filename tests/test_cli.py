@@ -61,6 +61,7 @@ def test_check_config_says_what_it_understood(config: Path) -> None:
 {config} is in order.
 
 Listens on 127.0.0.1:7443 and unix:{folder}/v.sock
+Takes consumers back at /callback/{{brand}} on 127.0.0.1:7481
 Keeps grants in {folder}/tokenvault.db, sealed by {folder}/kek
 Answers probes on 127.0.0.1:7480
 Development: http to loopback addresses is allowed
@@ -68,7 +69,7 @@ Brands
   acme
     authorization server http://127.0.0.1:9400, discovered
     client tokenvault, authenticates by client_secret_basic
-    redirect URIs http://127.0.0.1:9401/callback
+    redirect URIs http://127.0.0.1:7481/callback/acme
     consumer: asks for openid offline_access; session 12h at most, 30m idle
     conversation: asks for openid; kept 1h at most
 Callers

@@ -55,6 +55,15 @@ class Consumer:
                 answer = await browser.post(urljoin(str(answer.url), page.action), data=page.fields)
         raise AuthorizationPageError(f"not back at the redirect URI after {_MAX_STEPS} steps")
 
+    async def come_back(
+        self, url: str, account: str = "alice", *, decline: Literal["login", "consent"] | None = None
+    ) -> httpx2.Response:
+        """As `authorize`, and on to the redirect URI: what is shown there."""
+        redirect_uri = dict(parse_qsl(urlsplit(url).query))["redirect_uri"]
+        answer = await self.authorize(url, account, decline=decline)
+        async with httpx2.AsyncClient(verify=self._verify, trust_env=False, timeout=30.0) as browser:
+            return await browser.get(redirect_uri, params=answer)
+
 
 class _Page(HTMLParser):
     """The one form of a page, its "Cancel" link, and its visible text."""

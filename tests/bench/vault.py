@@ -36,7 +36,10 @@ jwks_uri = "$server/jwks"
 def configure(directory: Path, authorization_server: str = NOWHERE) -> Path:
     """Make what a sidecar needs, on a port of its own choice; its configuration."""
     *_, path = devkit.init(
-        directory, devkit.Development(brand=BRAND, listen=("127.0.0.1:0",), ops_listen="127.0.0.1:0")
+        directory,
+        devkit.Development(
+            brand=BRAND, listen=("127.0.0.1:0",), ops_listen="127.0.0.1:0", callback_listen="127.0.0.1:0"
+        ),
     )
     text = path.read_text()
     for table, keys in _CHANGES.items():
@@ -44,7 +47,9 @@ def configure(directory: Path, authorization_server: str = NOWHERE) -> Path:
         text = text.replace(f"{table}\n", f"{table}\n{keys}\n")
     # Probes and metrics are off, but where what they cost is measured.
     text = text.replace('[ops]\nlisten = "127.0.0.1:0"\n', "")
+    text = text.replace('[callback]\nlisten = "127.0.0.1:0"\n', "")
     assert "[ops]" not in text
+    assert "[callback]" not in text
     path.write_text(text.replace("$server", authorization_server))
     return path
 

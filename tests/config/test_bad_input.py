@@ -30,6 +30,12 @@ KEYS: list[tuple[Path_, Any, str, str, str]] = [
     ((*BRAND, "session"), {}, "brands.acme.session", "known key", "known here are allowed_authorization"),
     ((*BRAND, "consumer", "scope"), [], "brands.acme.consumer.scope", "known key", "'scopes'"),
     ((*ALLOW, "rpc"), [], "callers.brand-service.allow[0].rpc", "known key", "'rpcs'"),
+    # the callback port and its page
+    (("callback", "path"), "/callback", "callback.path", "one {brand}", '"/callback/{brand}"'),
+    (("callback", "certificate_file"), "ca.pem", "callback.private_key_file", "is missing", "an ingress"),
+    ((*BRAND, "page", "accent_color"), "red", "brands.acme.page.accent_color", "is no colour", "#rrggbb"),
+    ((*BRAND, "page", "text_color"), "#eeeeee", "brands.acme.page", "cannot read", "4.5:1"),
+    ((*BRAND, "page", "logo_file"), "ca.pem", "brands.acme.page.logo_file", "names no image", ".png"),
     # missing keys and tables
     (("server",), DELETE, "server", "is missing", "see [server]"),
     (("server", "listen"), DELETE, "server.listen", "is missing", 'listen = ["127.0.0.1:7443"'),

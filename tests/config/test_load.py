@@ -61,7 +61,7 @@ def test_brands_for_the_core(document: Document) -> None:
     assert document.load().to_brands() == (
         Brand(
             id="acme",
-            redirect_uris=("http://127.0.0.1:9401/callback",),
+            redirect_uris=("http://127.0.0.1:7481/callback/acme",),
             contexts={
                 ContextKind.CONSUMER: ContextSettings(
                     scopes=("openid", "offline_access"),

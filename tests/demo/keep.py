@@ -14,7 +14,6 @@ BOT_FILE = "bot.py"
 
 _BOT = Template("""\
 from http.client import HTTPConnection
-from urllib.parse import parse_qsl, urlsplit
 
 from tokenvault import ConsentRequired, TokenVaultClient
 
@@ -22,10 +21,9 @@ with TokenVaultClient.from_environment() as vault:
     try:
         token = vault.get_token("$brand", conversation="c-1")
     except ConsentRequired:  # never asked, or expired
-        challenge = vault.start_delegation("$brand", conversation="c-1")
-        print("Log in here:", challenge.authorization_url)
-        arrived = input("Then paste the address your browser was sent to: ")
-        vault.complete_delegation(dict(parse_qsl(urlsplit(arrived).query)))
+        challenge = vault.challenge("$brand", conversation="c-1")
+        print("Log in here:", challenge.authorization_url, flush=True)
+        challenge.outcome()
         token = vault.get_token("$brand", conversation="c-1")
 
 api = HTTPConnection("$api")
@@ -45,8 +43,8 @@ which is:
 --------
 $code--------
 
-Log in as alice, or anybody, with any password. Nothing listens at the redirect URI, so your
-browser shows an error there: what counts is the page's address.
+Log in as alice, or anybody, with any password. The sidecar takes your browser back, and the bot,
+which waits, goes on.
 
 As the brand's service: $service_certificate and $service_key
 The configuration:      $config

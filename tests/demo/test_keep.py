@@ -38,9 +38,15 @@ def free_port() -> int:
 def folder(tmp_path: Path) -> Path:
     """A folder as an earlier run would have left it, with other ports."""
     issuer = f"http://127.0.0.1:{free_port()}"
-    devkit.init(
-        tmp_path / "run", Development(issuer=issuer, listen=("127.0.0.1:0",), ops_listen="127.0.0.1:0")
+    callback = f"127.0.0.1:{free_port()}"
+    settings = Development(
+        issuer=issuer,
+        redirect_uris=(f"http://{callback}/callback/acme",),
+        listen=("127.0.0.1:0",),
+        ops_listen="127.0.0.1:0",
+        callback_listen=callback,
     )
+    devkit.init(tmp_path / "run", settings)
     return tmp_path / "run"
 
 
@@ -76,15 +82,14 @@ def test_what_it_prints_is_how_to_call_it(folder: Path) -> None:
         assert f"python {folder}/bot.py" in told
         bot = [sys.executable, "-c", code]
         with subprocess.Popen(
-            bot, env=os.environ | exports, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
+            bot, env=os.environ | exports, stdout=subprocess.PIPE, text=True, bufsize=1
         ) as first:
-            assert first.stdin is not None
             assert first.stdout is not None
             link = first.stdout.readline().removeprefix("Log in here: ").strip()
-            arrived = asyncio.run(Consumer().authorize(link, "alice"))
-            query = "&".join(f"{name}={value}" for name, value in arrived.items())
-            said, _ = first.communicate(f"http://127.0.0.1:9401/callback?{query}\n", timeout=60)
-        assert said.endswith("The brand's API answers 200\n")
+            shown = asyncio.run(Consumer().come_back(link, "alice"))
+            assert "You are logged in" in shown.text
+            said, _ = first.communicate(timeout=60)
+        assert said == "The brand's API answers 200\n"
         again = subprocess.run(bot, env=os.environ | exports, capture_output=True, text=True, timeout=60)
         assert (again.stdout, again.stderr) == ("The brand's API answers 200\n", "")
     address = exports["TOKENVAULT_ADDRESS"].rpartition(":")

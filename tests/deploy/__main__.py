@@ -65,7 +65,10 @@ async def serves(folder: Path, entrypoint: str) -> None:
     """A sidecar of the image's own command, on which nothing but `data` can be written."""
     command = folder / "root" / "opt" / "tokenvault" / "bin" / entrypoint
     config = devkit.init(
-        folder / "data" / "vault", devkit.Development(issuer="https://login.invalid", listen=("127.0.0.1:0",))
+        folder / "data" / "vault",
+        devkit.Development(
+            issuer="https://login.invalid", listen=("127.0.0.1:0",), callback_listen="127.0.0.1:0"
+        ),
     )[-1]
     prefix = unprivileged(data=folder / "data", read_only=folder / "root")
     if prefix:

@@ -41,6 +41,7 @@ def make_vault(folder: Path, brands: Mapping[str, Mapping[str, Any]], **tables: 
     document.set("server", "listen", to=["127.0.0.1:0"])
     document.set("server", "log_format", to="json")
     document.set("ops", "listen", to="127.0.0.1:0")
+    document.set("callback", "listen", to="127.0.0.1:0")
     document.set("callers", SERVICE, "allow", 0, "brands", to=["*"])
     bot = document.content["callers"][BOT]
     document.set("callers", OTHER_BOT, to=bot | {"identities": [f"spiffe://tokenvault.test/{OTHER_BOT}"]})

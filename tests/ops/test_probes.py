@@ -14,6 +14,7 @@ import pysqlite3
 import pytest
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 from grpc_health.v1.health_pb2_grpc import HealthStub
+from starlette.routing import Router
 
 from tests.access.steering import authority, channel, replace, says
 from tests.authserver.scripted import Reply, ScriptedServer, Seen
@@ -21,7 +22,8 @@ from tests.e2e.scripted import consent, issuing, scripted_brand, token_path
 from tests.e2e.vaults import BOT, connect, eventually, make_vault, running
 from tests.ops.ports import Said, free_port, get
 from tests.running import COMMAND, SidecarProcess
-from tokenvault_sidecar.ops import server as ops_server
+from tokenvault_sidecar.http_server import HttpServer
+from tokenvault_sidecar.ops.server import BOUNDS
 
 SERVING, NOT_SERVING = HealthCheckResponse.SERVING, HealthCheckResponse.NOT_SERVING
 
@@ -65,9 +67,8 @@ async def becomes(sidecar: SidecarProcess, status: int) -> str:
     return said
 
 
-async def test_who_holds_connections_and_asks_nothing_loses_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ops_server, "_LONGEST_CONNECTION", 1.0)
-    server = ops_server.OpsServer.listen("127.0.0.1:0", [])
+async def test_who_holds_connections_and_asks_nothing_loses_them() -> None:
+    server = HttpServer.listen("127.0.0.1:0", Router([]), dataclasses.replace(BOUNDS, to_ask=1.0))
     server.start()
     host, _, port = server.address.rpartition(":")
 
@@ -113,7 +114,7 @@ async def test_there_is_no_such_port_where_none_is_configured(config: Path) -> N
 async def test_the_port_is_taken(config: Path) -> None:
     async with running(config) as sidecar:
         taken = (await says(sidecar, "ready"))["ops"]
-        change(config, '"127.0.0.1:0" }', f'"{taken}" }}')
+        change(config, 'ops = { listen = "127.0.0.1:0" }', f'ops = {{ listen = "{taken}" }}')
         status, said = await _tokenvault("serve", config)
     assert status == 2
     assert f"ops.listen: cannot listen on {taken}: " in said
@@ -244,7 +245,7 @@ async def test_a_drain_is_told_before_calls_end(config: Path, server: ScriptedSe
 
 async def test_the_health_command(config: Path) -> None:
     port = free_port()
-    change(config, '"127.0.0.1:0" }', f'"127.0.0.1:{port}" }}')
+    change(config, 'ops = { listen = "127.0.0.1:0" }', f'ops = {{ listen = "127.0.0.1:{port}" }}')
     status, said = await _tokenvault("health", config)
     assert status == 1
     assert said.startswith(f"sidecar: no answer at 127.0.0.1:{port}: ")

@@ -13,6 +13,7 @@ from tokenvault_sidecar.adapters.clock import SteadyClock
 from tokenvault_sidecar.adapters.keyring import KeyKeeper
 from tokenvault_sidecar.adapters.oauth import OAuthServer
 from tokenvault_sidecar.adapters.sqlite import SqliteStore
+from tokenvault_sidecar.api.callback import Callback
 from tokenvault_sidecar.api.guard import Admission, Guard
 from tokenvault_sidecar.api.record import recorder
 from tokenvault_sidecar.api.server import SERVICE, HealthServicer, HealthStatus, build_server
@@ -32,9 +33,18 @@ from tokenvault_sidecar.core.tokens import Tokens
 from tokenvault_sidecar.core.vault import Vault
 from tokenvault_sidecar.operations import Operations, both
 from tokenvault_sidecar.ops.metrics import Metrics
-from tokenvault_sidecar.wiring import Remotes, audit_log, keks, renewal_settings, rotation_settings, tls_files
+from tokenvault_sidecar.wiring import (
+    Remotes,
+    audit_log,
+    callback_server,
+    keks,
+    looks,
+    renewal_settings,
+    rotation_settings,
+    tls_files,
+)
 
-_FIXED: Final = ("server", "store", "renewal", "audit", "ops")
+_FIXED: Final = ("server", "store", "renewal", "audit", "ops", "callback")
 """The tables that stay as they were at the start."""
 
 _TOLD: Final = 0.1
@@ -70,9 +80,10 @@ class Sidecar:
         self._rotation = Rotation(vault.store, vault.sealer, vault.keys, vault.clock, vault.events)
         self._rotation.settings = rotation_settings(config)
         self._health = HealthServicer()
+        record = recorder(audit, vault.context_key) if audit else None
         self._guard = Guard(
             _admission(config, remotes),
-            record=recorder(audit, vault.context_key) if audit else None,
+            record=record,
             observe=metrics.call if metrics else None,
             longest=config.limits.longest_call,
         )
@@ -87,6 +98,10 @@ class Sidecar:
             health=self._health,
         )
         self._operations = Operations(config, store, vault, metrics, self._tell_health)
+        self._callback = Callback(
+            self._delegations, lambda: self._guard.admission.policy, looks(config), record=record
+        )
+        self._browsers = callback_server(config, self._callback)
         self._housekeeping = self._keep_house()
         self._closing: set[asyncio.Task[None]] = set()
 
@@ -132,6 +147,8 @@ class Sidecar:
                 metrics=metrics,
             )
             await sidecar._server.start()
+            if sidecar._browsers is not None:
+                sidecar._browsers.start()
         except BaseException:
             await _close(store, remotes)
             raise
@@ -143,6 +160,11 @@ class Sidecar:
         """Where probes are answered; None where the configuration has no such port."""
         return self._operations.address
 
+    @property
+    def callback_address(self) -> str | None:
+        """Where consumers come back to; None where that is not here."""
+        return self._browsers.address if self._browsers is not None else None
+
     async def reload(self, config: Config) -> tuple[str, ...]:
         """Go by this configuration from the next call on; the keys that only a restart changes.
 
@@ -153,6 +175,8 @@ class Sidecar:
         needs_restart = tuple(_fixed(self._config, config))
         config = config.model_copy(update={name: getattr(self._config, name) for name in _FIXED})
         remotes = Remotes(config, self._vault.clock, before=self._remotes)
+        if self._browsers is not None:
+            self._browsers.reload_certificate()
         await self._keys.use(keks(config))
         self._rotation.settings = rotation_settings(config)
         gone = self._remotes.without(remotes)
@@ -162,6 +186,7 @@ class Sidecar:
         if self._metrics:
             self._metrics.know(config.brands)
         self._guard.admit(_admission(config, remotes))
+        self._callback.looks = looks(config)
         self._guard.longest = config.limits.longest_call
         self._config = config
         self._housekeeping.cancel()
@@ -187,6 +212,8 @@ class Sidecar:
         deadline = asyncio.get_running_loop().time() + drain
         await self._operations.drain()
         self._delegations.outcomes.close()
+        if self._browsers is not None:
+            await self._browsers.stop()
         self._housekeeping.cancel()
         with suppress(asyncio.CancelledError):
             await self._housekeeping

@@ -5,17 +5,20 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from importlib.metadata import version
 
+from starlette.routing import Router
+
 from tokenvault_sidecar.adapters.sqlite import SqliteStore
 from tokenvault_sidecar.adapters.sqlite_stock import take_stock
 from tokenvault_sidecar.api.server import CannotListen
 from tokenvault_sidecar.config import Config
 from tokenvault_sidecar.core.ports import Events
 from tokenvault_sidecar.core.vault import Vault
+from tokenvault_sidecar.http_server import HttpServer
 from tokenvault_sidecar.ops.checks import CertificateFile, certificate_valid, keys_open
 from tokenvault_sidecar.ops.gauges import Gauges, State, Stock
 from tokenvault_sidecar.ops.metrics import Metrics
 from tokenvault_sidecar.ops.readiness import Readiness
-from tokenvault_sidecar.ops.server import OpsServer, figures, probes
+from tokenvault_sidecar.ops.server import BOUNDS, figures, probes
 
 
 class Operations:
@@ -45,12 +48,13 @@ class Operations:
             },
             tell,
         )
-        self._server: OpsServer | None = None
+        self._server: HttpServer | None = None
         if config.ops is not None and metrics is not None:
             gauges = Gauges(metrics.registry, version("tokenvault-sidecar"), self._state, self._stock)
             routes = [*probes(self._readiness), figures(metrics.registry, gauges)]
             try:
-                self._server = OpsServer.listen(config.ops.listen, routes)
+                app = Router(routes, redirect_slashes=False)
+                self._server = HttpServer.listen(config.ops.listen, app, BOUNDS)
             except OSError as error:
                 raise CannotListen(
                     f"ops.listen: cannot listen on {config.ops.listen}: {error.strerror}"

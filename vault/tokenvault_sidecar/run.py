@@ -76,7 +76,13 @@ async def _serve(file: Path, config: Config, seen: Stamps, brands: set[str]) -> 
     loop.add_signal_handler(signal.SIGHUP, changed.set)
     sidecar = await Sidecar.start(config, LogEvents())
     gc.freeze()  # what is here now stays: looking through it again would stop every call for some 20 ms
-    _log.info("ready", listening=sidecar.addresses, ops=sidecar.ops_address, brands=sorted(config.brands))
+    _log.info(
+        "ready",
+        listening=sidecar.addresses,
+        ops=sidecar.ops_address,
+        callback=sidecar.callback_address,
+        brands=sorted(config.brands),
+    )
     sys.stdout.write(f"ready: listening on {', '.join(sidecar.addresses)}\n")
     sys.stdout.flush()
     watching = loop.create_task(_watch(sidecar, file, seen, changed, brands), name="watch")

@@ -14,12 +14,16 @@ from tokenvault_sidecar.adapters.kek import Kek
 from tokenvault_sidecar.adapters.keyring import KeyKeeper, read_kek
 from tokenvault_sidecar.adapters.oauth import OAuthServer, ServerSettings
 from tokenvault_sidecar.adapters.sqlite import SqliteStore, StoreOpenError
+from tokenvault_sidecar.api.callback import BOUNDS, Callback
+from tokenvault_sidecar.api.pages import Look
+from tokenvault_sidecar.api.server import CannotListen
 from tokenvault_sidecar.api.tls import TlsFiles
 from tokenvault_sidecar.config import BearerTable, BrandTable, Config
 from tokenvault_sidecar.core.ports import Clock
 from tokenvault_sidecar.core.renewal import RenewalSettings
 from tokenvault_sidecar.core.rotation import Rotation, RotationSettings
 from tokenvault_sidecar.core.sealing import Keyring, Sealer
+from tokenvault_sidecar.http_server import HttpServer
 
 _PATIENCE = 5.0
 """Seconds a caller waits for a redemption beyond its deadline: for the store, and for a peer."""
@@ -63,6 +67,33 @@ class Remotes:
         one = cast(T, old) if known == made_of else make()
         self._made[name] = (made_of, one)
         return one
+
+
+def looks(config: Config) -> dict[str, Look]:
+    """How each brand's page looks."""
+    return {
+        brand: Look(
+            name=table.page.name or brand,
+            logo=table.page.logo_file,
+            text=table.page.text_color,
+            background=table.page.background_color,
+            accent=table.page.accent_color,
+            scopes=table.page.scopes,
+        )
+        for brand, table in config.brands.items()
+    }
+
+
+def callback_server(config: Config, callback: Callback) -> HttpServer | None:
+    """Listening for consumers, where the configuration says so. Raises CannotListen."""
+    table = config.callback
+    if table is None:
+        return None
+    try:
+        app = callback.app(table.path, https=table.tls is not None)
+        return HttpServer.listen(table.listen, app, BOUNDS, tls=table.tls)
+    except OSError as error:
+        raise CannotListen(f"callback.listen: cannot listen on {table.listen}: {error.strerror}") from None
 
 
 def renewal_settings(config: Config) -> RenewalSettings:

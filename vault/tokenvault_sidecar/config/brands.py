@@ -4,6 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from tokenvault_sidecar.config.callback import PageTable
 from tokenvault_sidecar.config.files import File, JwksFilePath, SecretFilePath, SigningKeyFilePath
 from tokenvault_sidecar.config.tables import Table
 from tokenvault_sidecar.config.values import Distinct, Duration, Flag, Issuer, Scope, Url, parse_duration
@@ -166,6 +167,7 @@ class BrandTable(Table):
     )
     consumer: ConsumerTable | None = None
     conversation: ConversationTable | None = None
+    page: PageTable = PageTable()
 
     @property
     def client_secret(self) -> Secret | None:

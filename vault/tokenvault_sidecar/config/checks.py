@@ -43,6 +43,7 @@ def check(config: Config) -> Iterator[Finding]:
     for brand, table in config.brands.items():
         for key, what, remedy in _brand(table, development=config.development):
             yield ("brands", brand, *key), what, remedy
+    yield from _callback(config)
     yield from _identities(config)
     for name, caller in config.callers.items():
         if caller.bearer:
@@ -69,6 +70,16 @@ def _keks(table: KeysTable) -> Iterator[Finding]:
     for file, uri in (("kek_file", "kek"), ("previous_kek_file", "previous_kek")):
         if getattr(table, file) and getattr(table, uri):
             yield ("keys", uri), f"is there beside keys.{file}", "delete one of them"
+
+
+def _callback(config: Config) -> Iterator[Finding]:
+    callback = config.callback
+    if callback is None:
+        return
+    pair = ("certificate_file", "private_key_file")
+    missing = [key for key in pair if getattr(callback, key) is None]
+    if len(missing) == 1:
+        yield ("callback", missing[0]), "is missing", "add it, or leave both to an ingress that ends TLS"
 
 
 def _brand(table: BrandTable, *, development: bool) -> Iterator[Finding]:

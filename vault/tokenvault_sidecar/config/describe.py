@@ -16,6 +16,8 @@ def describe(config: Config) -> str:
 
 def _lines(config: Config) -> Iterator[str]:
     yield "Listens on " + " and ".join(config.server.listen)
+    if config.callback:
+        yield f"Takes consumers back at {config.callback.path} on {config.callback.listen}"
     yield f"Keeps grants in {config.store.path}, sealed by {config.keys.keks[0].path}"
     if config.ops:
         yield f"Answers probes on {config.ops.listen}"

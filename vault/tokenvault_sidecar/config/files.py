@@ -101,6 +101,9 @@ def _file(value: object, info: ValidationInfo) -> Path:
     return path
 
 
+readable = _file
+
+
 def _private(value: object, info: ValidationInfo) -> PrivateFile:
     path = _path(value, info)
     status = _stat(path, info)

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from tokenvault_sidecar.config.access import AllLimitsTable, AuditTable
 from tokenvault_sidecar.config.brands import BrandTable
+from tokenvault_sidecar.config.callback import CallbackTable
 from tokenvault_sidecar.config.callers import CallerTable
 from tokenvault_sidecar.config.files import File, KekFilePath, OutputPath, PrivateFile, PrivateFilePath
 from tokenvault_sidecar.config.kek_uri import KekUri
@@ -178,6 +179,7 @@ class Config(Table):
     limits: AllLimitsTable = AllLimitsTable()
     audit: AuditTable | None = None
     ops: OpsTable | None = None
+    callback: CallbackTable | None = None
     brands: dict[Name, BrandTable] = Field(min_length=1)
     callers: dict[Name, CallerTable] = Field(min_length=1)
 
@@ -214,6 +216,8 @@ class Config(Table):
             for table in (*self.brands.values(), *bearers)
             for key in ("client_secret_file", "private_key_file", "jwks_file", "ca_file")
         ]
+        if self.callback is not None:
+            named += self.callback.tls or ()
         return tuple(getattr(file, "path", file) for file in named if file is not None)
 
     def _private_files(self) -> Iterator[tuple[str, PrivateFile]]:
@@ -221,6 +225,8 @@ class Config(Table):
         for key in ("kek_file", "kek", "previous_kek_file", "previous_kek"):
             if file := getattr(self.keys, key):
                 yield f"keys.{key}", file
+        if self.callback is not None and self.callback.private_key_file is not None:
+            yield "callback.private_key_file", self.callback.private_key_file
         for brand, table in self.brands.items():
             for key in ("client_secret_file", "private_key_file"):
                 if file := getattr(table, key):

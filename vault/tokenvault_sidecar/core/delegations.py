@@ -144,20 +144,47 @@ class Delegations:
         is stored. After ServerUnavailable the same response may be tried
         again where the state is still known: where the code was not used.
         """
-        task = self._vault.background.spawn(self._complete(response, caller, permit), "delegation")
+
+        def check(delegation: Delegation) -> None:
+            if delegation.caller != caller:
+                raise _state_not_found()
+            permit(delegation.brand, delegation.context)
+
+        return await self._go_on(response, check)
+
+    async def returned(
+        self, response: AuthorizationResponse, *, brand: str, permit: Callable[[Delegation], None]
+    ) -> Delegated:
+        """As `complete`, for a consumer who came back to the sidecar itself.
+
+        The state is the proof, and acts in the name of the caller that
+        started the delegation; it must be of this brand. `permit` raises
+        UnknownCaller and PolicyDenied where that caller may not do so now.
+        """
+
+        def check(delegation: Delegation) -> None:
+            if delegation.brand != brand:
+                raise _state_not_found()
+            permit(delegation)
+
+        return await self._go_on(response, check)
+
+    async def _go_on(self, response: AuthorizationResponse, check: Callable[[Delegation], None]) -> Delegated:
+        """Complete it, whether or not who asked for it stays."""
+        task = self._vault.background.spawn(self._complete(response, check), "delegation")
         return await asyncio.shield(task)
 
     async def _complete(
-        self, response: AuthorizationResponse, caller: str, permit: Callable[[str, Context], None]
+        self, response: AuthorizationResponse, check: Callable[[Delegation], None]
     ) -> Delegated:
         row = await self._vault.store.get_delegation(self._vault.sealer.state_key(response.state))
         if row is None:
             raise _state_not_found()
         delegation = await self._vault.open_delegation(row)
         brand = self._vault.brands.get(delegation.brand)
-        if brand is None or delegation.caller != caller or delegation.expires_at <= self._vault.clock():
+        if brand is None or delegation.expires_at <= self._vault.clock():
             raise _state_not_found()
-        permit(delegation.brand, delegation.context)
+        check(delegation)
         self._vault.brand(brand.id, delegation.context.kind)
         server = self._vault.servers[brand.id]
         facts = await server.prepare(keys=_logs_in(delegation))

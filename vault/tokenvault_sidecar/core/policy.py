@@ -66,6 +66,8 @@ class Policy:
     """The configured callers, looked up by certificate identity."""
 
     def __init__(self, callers: Iterable[Caller]) -> None:
+        callers = tuple(callers)
+        self._named: Mapping[str, Caller] = {caller.name: caller for caller in callers}
         owners = [(identity, caller) for caller in callers for identity in caller.identities]
         self._exact: Mapping[str, Caller] = dict(owners)
         self._below = [(identity[:-1], caller) for identity, caller in owners if identity.endswith(BELOW)]
@@ -82,6 +84,13 @@ class Policy:
             f"no configured caller has the certificate identity {identity!r}: "
             "add it under [callers] or present another certificate"
         )
+
+    def named(self, name: str) -> Caller:
+        """The caller of this name. Raises UnknownCaller."""
+        caller = self._named.get(name)
+        if caller is None:
+            raise UnknownCaller(f"no configured caller is named {name!r}: it was removed, or renamed")
+        return caller
 
     @staticmethod
     def check(caller: Caller, call: Call) -> Allow:

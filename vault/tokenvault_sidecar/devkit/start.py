@@ -29,11 +29,12 @@ class Development:
     issuer: str = "http://127.0.0.1:9400"
     client_id: str = "tokenvault"
     client_secret: str | None = None
-    redirect_uris: tuple[str, ...] = ("http://127.0.0.1:9401/callback",)
+    redirect_uris: tuple[str, ...] = ("http://127.0.0.1:7481/callback/acme",)
     consumer_scopes: tuple[str, ...] = ("openid", "offline_access")
     conversation_scopes: tuple[str, ...] = ("openid",)
     listen: tuple[str, ...] = ("127.0.0.1:7443",)
     ops_listen: str = "127.0.0.1:7480"
+    callback_listen: str = "127.0.0.1:7481"
 
 
 DEFAULT = Development()
@@ -98,6 +99,7 @@ def render_config(development: Development = DEFAULT) -> str:
         conversation_scopes=to_toml(development.conversation_scopes),
         listen=to_toml(development.listen),
         ops_listen=to_toml(development.ops_listen),
+        callback_listen=to_toml(development.callback_listen),
     )
 
 

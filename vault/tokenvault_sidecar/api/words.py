@@ -1,0 +1,121 @@
+"""What the consumer is told, in their language."""
+
+import re
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import Final
+
+
+class Face(StrEnum):
+    """How it ended, as far as the consumer is concerned."""
+
+    DONE = "done"
+    DECLINED = "declined"
+    USED = "used"
+    WRONG = "wrong"
+
+
+Words = Mapping[str, str]
+"""A title and a text for each face, "face" and "face.text"; "may" goes before what was granted."""
+
+DEFAULT: Final = "en"
+RIGHT_TO_LEFT: Final = frozenset({"he"})
+
+LANGUAGES: Final[Mapping[str, Words]] = {
+    "en": {
+        "done": "You are logged in",
+        "done.text": "You can close this window and go back to the conversation.",
+        "may": "The assistant may now, in your name:",
+        "declined": "You have not agreed",
+        "declined.text": "Nothing was shared. You can close this window and go back to the conversation.",
+        "used": "This link is no longer valid",
+        "used.text": "It has been used already, or has expired. If you have just logged in, go back to the "
+        "conversation. Otherwise ask there for a new link.",
+        "wrong": "Something went wrong",
+        "wrong.text": "Nothing was shared. Please go back to the conversation and try again from there.",
+    },
+    "de": {
+        "done": "Sie sind angemeldet",
+        "done.text": "Sie können dieses Fenster schließen und zur Unterhaltung zurückkehren.",
+        "may": "Der Assistent darf nun in Ihrem Namen:",
+        "declined": "Sie haben nicht zugestimmt",
+        "declined.text": "Es wurde nichts freigegeben. Sie können dieses Fenster schließen und zur "
+        "Unterhaltung zurückkehren.",
+        "used": "Dieser Link ist nicht mehr gültig",
+        "used.text": "Er wurde schon benutzt oder ist abgelaufen. Wenn Sie sich gerade angemeldet "
+        "haben, kehren "
+        "Sie zur Unterhaltung zurück. Andernfalls bitten Sie dort um einen neuen Link.",
+        "wrong": "Etwas ist schiefgegangen",
+        "wrong.text": "Es wurde nichts freigegeben. Bitte kehren Sie zur Unterhaltung zurück und "
+        "versuchen Sie "
+        "es von dort aus noch einmal.",
+    },
+    "fr": {
+        "done": "Vous êtes connecté(e)",
+        "done.text": "Vous pouvez fermer cette fenêtre et revenir à la conversation.",
+        "may": "L’assistant peut désormais, en votre nom :",
+        "declined": "Vous n’avez pas donné votre accord",
+        "declined.text": "Rien n’a été partagé. Vous pouvez fermer cette fenêtre et revenir à la "
+        "conversation.",
+        "used": "Ce lien n’est plus valable",
+        "used.text": "Il a déjà été utilisé ou a expiré. Si vous venez de vous connecter, revenez à la "
+        "conversation. Sinon, demandez-y un nouveau lien.",
+        "wrong": "Un problème est survenu",
+        "wrong.text": "Rien n’a été partagé. Veuillez revenir à la conversation et réessayer à partir de là.",
+    },
+    "es": {
+        "done": "Ha iniciado sesión",
+        "done.text": "Puede cerrar esta ventana y volver a la conversación.",
+        "may": "El asistente puede ahora, en su nombre:",
+        "declined": "No ha dado su consentimiento",
+        "declined.text": "No se ha compartido nada. Puede cerrar esta ventana y volver a la conversación.",
+        "used": "Este enlace ya no es válido",
+        "used.text": "Ya se ha utilizado o ha caducado. Si acaba de iniciar sesión, vuelva a la "
+        "conversación. "
+        "De lo contrario, pida allí un enlace nuevo.",
+        "wrong": "Algo ha salido mal",
+        "wrong.text": "No se ha compartido nada. Vuelva a la conversación e inténtelo de nuevo desde allí.",
+    },
+    "nl": {
+        "done": "U bent ingelogd",
+        "done.text": "U kunt dit venster sluiten en teruggaan naar het gesprek.",
+        "may": "De assistent mag nu namens u:",
+        "declined": "U bent niet akkoord gegaan",
+        "declined.text": "Er is niets gedeeld. U kunt dit venster sluiten en teruggaan naar het gesprek.",
+        "used": "Deze link is niet meer geldig",
+        "used.text": "De link is al gebruikt of verlopen. Hebt u net ingelogd, ga dan terug naar het "
+        "gesprek. "
+        "Vraag daar anders om een nieuwe link.",
+        "wrong": "Er is iets misgegaan",
+        "wrong.text": "Er is niets gedeeld. Ga terug naar het gesprek en probeer het van daaruit opnieuw.",
+    },
+    "he": {
+        "done": "התחברת בהצלחה",
+        "done.text": "אפשר לסגור את החלון הזה ולחזור לשיחה.",
+        "may": "מעכשיו העוזר רשאי, בשמך:",
+        "declined": "לא ניתנה הסכמה",
+        "declined.text": "לא שותף דבר. אפשר לסגור את החלון הזה ולחזור לשיחה.",
+        "used": "הקישור הזה כבר אינו תקף",
+        "used.text": "כבר נעשה בו שימוש, או שפג תוקפו. אם התחברת זה עתה, אפשר לחזור לשיחה. אחרת, יש "
+        "לבקש שם קישור חדש.",
+        "wrong": "משהו השתבש",
+        "wrong.text": "לא שותף דבר. יש לחזור לשיחה ולנסות שוב משם.",
+    },
+}
+
+_RANGE: Final = re.compile(r"\s*([A-Za-z]{1,8})(?:-[A-Za-z0-9]{1,8})*\s*(?:;\s*q=([01](?:\.\d{0,3})?)\s*)?")
+_LONGEST: Final = 200
+
+
+def language_for(accepted: str) -> str:
+    """The one the browser likes best of those there are (RFC 9110 section 12.5.4)."""
+    best, liked = DEFAULT, 0.0
+    for part in accepted[:_LONGEST].split(","):
+        found = _RANGE.fullmatch(part)
+        if not found:
+            continue
+        name, quality = found[1].lower(), float(found[2] or 1)
+        name = "he" if name == "iw" else name  # its code before 1989
+        if name in LANGUAGES and quality > liked:
+            best, liked = name, quality
+    return best
