@@ -1,51 +1,23 @@
 """Consumers who come back to a real sidecar's callback port, from a real authorization server."""
 
 import asyncio
-import socket
 import time
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 import pytest_asyncio
 
-from tests.authserver import clients
 from tests.authserver.consumer import Consumer
-from tests.authserver.oidc import OidcProvider
-from tests.e2e.vaults import brand, connect, make_vault, running
-from tests.running import SidecarProcess
+from tests.callback.house import House, running_house
+from tests.e2e.vaults import connect
 from tokenvault import AuthorizationDenied, GrantNotFound
-
-
-@dataclass
-class House:
-    """Two sidecars on one store: one takes consumers back, bots call the other."""
-
-    front: SidecarProcess
-    inner: SidecarProcess
-
-    @property
-    def logs(self) -> str:
-        return "".join(process.stderr.read_text() for process in (self.front, self.inner))
 
 
 @pytest_asyncio.fixture
 async def house(tmp_path: Path) -> AsyncIterator[House]:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        address = f"127.0.0.1:{free.getsockname()[1]}"
-    uri = f"http://{address}/callback/acme/redirectCode"
-    registration = replace(clients.BASIC, redirect_uris=(uri,))
-    async with OidcProvider(registrations=[registration]) as provider:
-        table = brand(tmp_path, provider.issuer, registration, page={"name": "Acme Stores"})
-        path = "/callback/{brand}/redirectCode"
-        config = make_vault(tmp_path, {"acme": table}, callback={"listen": address, "path": path})
-        inner = config.with_name("inner.toml")
-        inner.write_text(config.read_text().replace(address, "127.0.0.1:0", 1))
-        logs = tmp_path / "inner"
-        logs.mkdir()
-        async with running(config) as front, running(inner, logs=logs) as within:
-            yield House(front, within)
+    async with running_house(tmp_path) as house:
+        yield house
 
 
 async def test_the_bot_is_told_within_a_second_and_reads_the_token(house: House) -> None:
