@@ -51,21 +51,23 @@ class Play:
             error = await refused(self._bot.get_token(BRAND, conversation=CHAT), GrantNotFound)
             says(f"there is none: Alice must be asked ({error})")
         with self._step("The bot asks for a link and shows it to Alice.") as says:
-            challenge = await self._bot.start_delegation(BRAND, conversation=CHAT)
+            challenge = await self._bot.challenge(BRAND, conversation=CHAT)
             query = parse_qs(urlsplit(challenge.authorization_url).query)
             expect(query.get("code_challenge_method") == ["S256"], "the link has no PKCE challenge")
             expect({"state", "nonce"} <= query.keys(), "the link has no state or no nonce")
             self._keep_secret(query["state"][0], query["nonce"][0])
             says("a link to the brand's own login page, with state, nonce and PKCE, good for one login")
         with self._step("Alice follows it in her browser, logs in at the brand and agrees.") as says:
-            answer = await Consumer().authorize(challenge.authorization_url, "alice")
+            shown = await Consumer().come_back(challenge.authorization_url, "alice")
+            answer = dict(shown.request.url.params)
             expect("code" in answer, "the browser came back without a code")
             self._keep_secret(answer["code"])
-            says("her browser is sent to the redirect URI with a code")
-        with self._step("The bot hands over what arrived there.") as says:
-            delegated = await self._bot.complete_delegation(answer)
+            expect("You are logged in" in shown.text, "the page says something else")
+            says('her browser comes back to the sidecar with a code: "You are logged in", says the page')
+        with self._step("The bot, which was waiting for what becomes of the link, is told.") as says:
+            delegated = await challenge.outcome()
             scopes = " and ".join(delegated.granted_scopes)
-            says(f"the sidecar redeems the code and keeps the token sealed; {scopes} were granted")
+            says(f"the sidecar has redeemed the code and keeps the token sealed; {scopes} were granted")
         with self._step("The bot takes the token and calls the brand's API with it.") as says:
             token = await self._bot.get_token(BRAND, conversation=CHAT)
             self._keep_secret(token.access_token)
@@ -81,9 +83,7 @@ class Play:
     async def consumer(self) -> Token:
         """Alice logs in: her tokens are shared by all of her conversations."""
         self._say("\nNow Alice is logged in at the brand: the bot knows which consumer she is.")
-        with self._step(
-            "The bot shows her a link, she logs in and agrees, the bot hands over the answer."
-        ) as says:
+        with self._step("The bot shows her a link, she logs in and agrees, and the bot is told.") as says:
             await self._delegate(consumer=ALICE)
             token = await self._bot.get_token(BRAND, consumer=ALICE)
             self._keep_secret(token.access_token)
@@ -196,10 +196,10 @@ class Play:
             says(f"there is none ({error})")
 
     async def _delegate(self, *, consumer: str | None = None, conversation: str | None = None) -> None:
-        challenge = await self._bot.start_delegation(BRAND, consumer=consumer, conversation=conversation)
-        answer = await Consumer().authorize(challenge.authorization_url, "alice")
+        challenge = await self._bot.challenge(BRAND, consumer=consumer, conversation=conversation)
+        answer = (await Consumer().come_back(challenge.authorization_url, "alice")).request.url.params
         self._keep_secret(*(answer[name] for name in ("code", "state") if name in answer))
-        await self._bot.complete_delegation(answer)
+        await challenge.outcome()
 
     async def _use(self, caller: AsyncTokenVaultClient) -> str:
         token = await caller.get_token(BRAND, consumer=ALICE, min_ttl=LEFT)

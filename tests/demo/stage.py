@@ -5,7 +5,7 @@ import socket
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -13,6 +13,7 @@ from tests.authserver.clients import BASIC, Registration
 from tests.authserver.node import ensure_installed
 from tests.authserver.oidc import OidcProvider
 from tests.demo.story import NotAsSaid, Story
+from tests.ops.ports import free_port
 from tests.running import SidecarProcess, make_config
 from tokenvault_sidecar import devkit
 from tokenvault_sidecar.config import Config, load_config
@@ -41,17 +42,22 @@ def fresh_stage(story: Story, *, access_token_ttl: int = 3) -> Iterator[Stage]:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tokenvault-demo-")))
         with story.step("The brand's authorization server starts: oidc-provider, a real one.") as says:
             ensure_installed()
+            callback = f"127.0.0.1:{free_port()}"
+            registration = replace(BASIC, redirect_uris=(f"http://{callback}/callback/{BRAND}",))
             provider = stack.enter_context(
-                OidcProvider(registrations=[BASIC], access_token_ttl=access_token_ttl)
+                OidcProvider(registrations=[registration], access_token_ttl=access_token_ttl)
             )
             says(f"{provider.issuer}, process {provider.pid}")
             says(f"its access tokens live {access_token_ttl} seconds, its refresh tokens work once")
         with story.step("A development folder is made, as by `tokenvault init`.") as says:
-            config = make_config(folder / "vault", provider, BASIC, brand=BRAND)
+            config = make_config(
+                folder / "vault", provider, registration, brand=BRAND, callback_listen=callback
+            )
             says("a certificate each for the sidecar, the bot and the brand service; a key; a configuration")
         with story.step("The sidecar starts: `tokenvault serve --config tokenvault.toml`.") as says:
             sidecar = stack.enter_context(SidecarProcess(config))
             says(f"{sidecar.address}, process {sidecar.pid}, mutual TLS only")
+            says(f"{callback} is for browsers that come back")
         yield Stage(provider, sidecar)
 
 

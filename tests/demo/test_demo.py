@@ -22,8 +22,8 @@ STEPS = {
     "The sidecar starts: `tokenvault serve --config tokenvault.toml`.": "127.0.0.1:",
     "The bot asks the sidecar for this conversation's token.": "Alice must be asked (GrantNotFound)",
     "The bot asks for a link and shows it to Alice.": "with state, nonce and PKCE",
-    "Alice follows it in her browser, logs in at the brand and agrees.": "with a code",
-    "The bot hands over what arrived there.": "openid and profile were granted",
+    "Alice follows it in her browser, logs in at the brand and agrees.": "You are logged in",
+    "The bot, which was waiting for what becomes of the link, is told.": "openid and profile were granted",
     "The bot takes the token and calls the brand's API with it.": "the brand's API answers 200, for alice",
     "Somebody hands over the same answer once more.": "refused: it worked once (StateNotFound)",
     "The bot asks for the token in another conversation": "nothing there",
@@ -93,8 +93,8 @@ def test_a_step_that_comes_out_otherwise_is_named() -> None:
         stage.provider.fault_token_endpoint(status=503)
         with pytest.raises(StepFailed) as caught:
             perform(stage, story)
-    assert caught.value.step == "The bot hands over what arrived there."
-    assert caught.value.why.startswith("AuthorizationServerUnavailable: ")
+    assert caught.value.step == "Alice follows it in her browser, logs in at the brand and agrees."
+    assert caught.value.why.startswith("the page says something else")
 
 
 def test_a_wrong_outcome_is_a_failure_too() -> None:
