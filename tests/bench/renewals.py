@@ -17,10 +17,11 @@ from tests.bench.load import Round, Seen
 from tests.bench.processes import Failed, LoadProcess, load, server
 from tests.bench.throughput import AT_ONCE, Throughput, throughput
 from tests.bench.token_endpoint import counts
-from tokenvault_sidecar.adapters.keyring import open_keyring, read_kek
+from tokenvault_sidecar.adapters.keyring import open_keyring
 from tokenvault_sidecar.adapters.sqlite import SqliteStore
 from tokenvault_sidecar.config import load_config
 from tokenvault_sidecar.core.sealing import Sealer
+from tokenvault_sidecar.wiring import keks
 
 DUE_RATE = 200.0
 """Grants that become due, a second."""
@@ -173,7 +174,7 @@ async def _seeding(config: Path) -> AsyncIterator[Callable[[Sequence[float | Non
     settings = load_config(config)
     store, numbers = SqliteStore.open(settings.store.path), itertools.count(READ)
     try:
-        sealer = Sealer(await open_keyring(store, read_kek(settings.keys.keks[0].path), time.time()))
+        sealer = Sealer(await open_keyring(store, keks(settings)[0], time.time()))
 
         async def seed(times: Sequence[float | None]) -> None:
             rows = [replace(vault.row(sealer, next(numbers), time.time()), renew_at=due) for due in times]

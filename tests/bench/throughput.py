@@ -18,7 +18,7 @@ from statistics import median
 from authlib.integrations.httpx_client import AsyncOAuth2Client
 
 from tests.bench import vault
-from tokenvault_sidecar.adapters.keyring import KeyKeeper, read_kek
+from tokenvault_sidecar.adapters.keyring import KeyKeeper
 from tokenvault_sidecar.adapters.logs import LogEvents, configure_logging
 from tokenvault_sidecar.adapters.sqlite import SqliteStore
 from tokenvault_sidecar.config import Config, load_config
@@ -27,7 +27,7 @@ from tokenvault_sidecar.core.renewal import Renewer
 from tokenvault_sidecar.core.revocation import Revoker
 from tokenvault_sidecar.core.sealing import Sealer
 from tokenvault_sidecar.core.vault import Vault
-from tokenvault_sidecar.wiring import Remotes, renewal_settings
+from tokenvault_sidecar.wiring import Remotes, keks, renewal_settings
 
 AT_ONCE = 8
 """Renewals under way at once, on either side: as many as the background has."""
@@ -96,7 +96,7 @@ async def _core(config: Config, numbers: range) -> AsyncIterator[Renew]:
     configure_logging(config.server.log_level, config.server.log_format)
     store, remotes = SqliteStore.open(config.store.path), Remotes(config, time.time)
     try:
-        keys = await KeyKeeper.open(store, [read_kek(config.keys.keks[0].path)], time.time())
+        keys = await KeyKeeper.open(store, [keks(config)[0]], time.time())
         sealer = Sealer(keys.keyring)
         events = LogEvents()
         core = Vault(

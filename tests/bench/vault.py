@@ -7,13 +7,14 @@ from pathlib import Path
 
 from tokenvault.v1 import token_vault_pb2 as pb
 from tokenvault_sidecar import devkit
-from tokenvault_sidecar.adapters.keyring import open_keyring, read_kek
+from tokenvault_sidecar.adapters.keyring import open_keyring
 from tokenvault_sidecar.adapters.sqlite import SqliteStore
 from tokenvault_sidecar.config import Config
 from tokenvault_sidecar.core import lifecycle
 from tokenvault_sidecar.core.model import Context, ContextKind, Grant, Secret, Session, TokenSet
 from tokenvault_sidecar.core.ports import GrantRow
 from tokenvault_sidecar.core.sealing import Sealer
+from tokenvault_sidecar.wiring import keks
 
 BRAND = "acme"
 TOKEN_BYTES = 2048
@@ -59,7 +60,7 @@ async def fill(config: Config, grants: int, *, first: int = 0) -> None:
     now = time.time()
     store = SqliteStore.open(config.store.path)
     try:
-        sealer = Sealer(await open_keyring(store, read_kek(config.keys.keks[0].path), now))
+        sealer = Sealer(await open_keyring(store, keks(config)[0], now))
         end = first + grants
         for start in range(first, end, _BATCH):
             rows = [row(sealer, number, now) for number in range(start, min(start + _BATCH, end))]

@@ -18,13 +18,14 @@ from pathlib import Path
 from tests.authserver.clients import Registration
 from tests.authserver.oidc import OidcProvider
 from tests.authserver.plain_client import PlainClient
-from tokenvault_sidecar.adapters.keyring import open_keyring, read_kek
+from tokenvault_sidecar.adapters.keyring import open_keyring
 from tokenvault_sidecar.adapters.sqlite import SqliteStore
 from tokenvault_sidecar.config import load_config
 from tokenvault_sidecar.core import lifecycle, responses
 from tokenvault_sidecar.core.model import Context, ContextKind, Grant, Session
 from tokenvault_sidecar.core.ports import GrantRow, TokenAnswer
 from tokenvault_sidecar.core.sealing import Sealer
+from tokenvault_sidecar.wiring import keks
 
 BRAND = "acme"
 LIFE = 600.0
@@ -89,7 +90,7 @@ async def seeding(config: Path) -> AsyncIterator[Seeder]:
     settings = load_config(config)
     store = SqliteStore.open(settings.store.path)
     try:
-        keyring = await open_keyring(store, read_kek(settings.keys.keks[0].path), time.time())
+        keyring = await open_keyring(store, keks(settings)[0], time.time())
         yield Seeder(store, Sealer(keyring), settings.renewal.margin)
     finally:
         await store.close()

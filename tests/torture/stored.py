@@ -7,11 +7,12 @@ from dataclasses import dataclass
 import pysqlite3
 
 from tests.authserver.oidc import sha256
-from tokenvault_sidecar.adapters.keyring import read_kek, unwrap
+from tokenvault_sidecar.adapters.keyring import unwrap
 from tokenvault_sidecar.config import Config
 from tokenvault_sidecar.core.model import Context, ContextKind
 from tokenvault_sidecar.core.ports import GrantRow, WrappedKey
 from tokenvault_sidecar.core.sealing import Sealer
+from tokenvault_sidecar.wiring import keks
 
 _GRANTS = "SELECT key, brand, kind, version, sealed, purge_at, unanswered FROM grants"
 _KEYS = "SELECT id, purpose, kek, wrapped, created_at FROM keys ORDER BY created_at, rowid"
@@ -32,7 +33,7 @@ class StoredGrants:
 
     def __init__(self, config: Config, brand: str) -> None:
         self._uri = f"{config.store.path.resolve().as_uri()}?mode=ro"
-        self._kek = read_kek(config.keys.keks[0].path)
+        self._kek = keks(config)[0]
         self._brand = brand
 
     def read(self, consumers: Iterable[str]) -> dict[str, Stored]:

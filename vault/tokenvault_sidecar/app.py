@@ -177,7 +177,7 @@ class Sidecar:
         remotes = Remotes(config, self._vault.clock, before=self._remotes)
         if self._browsers is not None:
             self._browsers.reload_certificate()
-        await self._keys.use(keks(config))
+        await self._keys.use(await asyncio.to_thread(keks, config, self._keys.keks))
         self._rotation.settings = rotation_settings(config)
         gone = self._remotes.without(remotes)
         self._vault.brands = {brand.id: brand for brand in config.to_brands()}

@@ -1,7 +1,7 @@
 """From the configuration's tables to what the adapters and the guard take."""
 
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -11,6 +11,8 @@ from tokenvault_sidecar.adapters.audit import AuditLog, audit_key
 from tokenvault_sidecar.adapters.bearer import BearerSettings, BearerVerifier
 from tokenvault_sidecar.adapters.client_auth import ClientAuth
 from tokenvault_sidecar.adapters.kek import Kek
+from tokenvault_sidecar.adapters.kek_aws import AwsKmsKek, AwsKmsSource
+from tokenvault_sidecar.adapters.kek_pkcs11 import Pkcs11Kek, Pkcs11Source
 from tokenvault_sidecar.adapters.keyring import KeyKeeper, read_kek
 from tokenvault_sidecar.adapters.oauth import OAuthServer, ServerSettings
 from tokenvault_sidecar.adapters.sqlite import SqliteStore, StoreOpenError
@@ -19,6 +21,8 @@ from tokenvault_sidecar.api.pages import Look
 from tokenvault_sidecar.api.server import CannotListen
 from tokenvault_sidecar.api.tls import TlsFiles
 from tokenvault_sidecar.config import BearerTable, BrandTable, Config
+from tokenvault_sidecar.config.files import PrivateFile
+from tokenvault_sidecar.config.kek_uri import KekSource, Pkcs11Uri
 from tokenvault_sidecar.core.ports import Clock
 from tokenvault_sidecar.core.renewal import RenewalSettings
 from tokenvault_sidecar.core.rotation import Rotation, RotationSettings
@@ -110,9 +114,27 @@ def tls_files(config: Config) -> TlsFiles:
     return TlsFiles(server.certificate_file, server.private_key_file.path, server.client_ca_file)
 
 
-def keks(config: Config) -> list[Kek]:
-    """The KEK that wraps, and the one that some keys may be wrapped by still. Raises KeyringError."""
-    return [read_kek(file.path) for file in config.keys.keks]
+def keks(config: Config, before: Sequence[Kek] = ()) -> list[Kek]:
+    """The KEK that wraps, and the one that some keys may be wrapped by still. Raises KeyringError. Blocks.
+
+    One elsewhere that is among those `before` is not asked again: it may be away now.
+    """
+    return [open_kek(source, before) for source in config.keys.keks]
+
+
+def open_kek(source: KekSource, before: Sequence[Kek] = ()) -> Kek:
+    """As `keks`, one."""
+    if isinstance(source, PrivateFile):
+        return read_kek(source.path)
+    if isinstance(source, Pkcs11Uri):
+        token = Pkcs11Source(source.token, source.label, source.module, source.pin_file.path)
+        return _known(token, before) or Pkcs11Kek(token)
+    key = AwsKmsSource(source.key_id, source.region, source.endpoint)
+    return _known(key, before) or AwsKmsKek(key)
+
+
+def _known(source: Pkcs11Source | AwsKmsSource, before: Sequence[Kek]) -> Kek | None:
+    return next((kek for kek in before if getattr(kek, "source", None) == source), None)
 
 
 def rotation_settings(config: Config) -> RotationSettings:

@@ -20,7 +20,7 @@ class KeyKeeper:
     def __init__(self, store: Store, keks: Sequence[Kek], keyring: Keyring) -> None:
         self.keyring = keyring
         self._store = store
-        self._keks = keks
+        self.keks = keks
         self._refreshing = asyncio.Lock()
 
     @classmethod
@@ -42,8 +42,9 @@ class KeyKeeper:
 
     async def use(self, keks: Sequence[Kek]) -> None:
         """Go by these KEKs from now on. Raises KeyringError where they do not open every key of the store."""
-        await asyncio.to_thread(unwrap, await self._store.get_keys(), *keks)
-        self._keks = keks
+        if [kek.fingerprint for kek in keks] != [kek.fingerprint for kek in self.keks]:
+            await asyncio.to_thread(unwrap, await self._store.get_keys(), *keks)
+        self.keks = keks
 
     async def rewrap(self) -> int:
         """Have every key of the store wrapped by the first KEK; how many were not.
@@ -52,8 +53,8 @@ class KeyKeeper:
         """
         while True:
             keys = await self._store.get_keys()
-            others = [key for key in keys if key.kek != self._keks[0].fingerprint]
-            anew = [await asyncio.to_thread(_rewrap_one, key, self._keks) for key in others]
+            others = [key for key in keys if key.kek != self.keks[0].fingerprint]
+            anew = [await asyncio.to_thread(_rewrap_one, key, self.keks) for key in others]
             kept = [key for key in keys if key not in others]
             # False: a peer added or rewrapped one meanwhile
             if not others or await self._store.rewrap_keys([*kept, *anew], were=keys):
@@ -66,7 +67,7 @@ class KeyKeeper:
         newest = (await self._store.get_keys())[-1]
         try:
             # However the clock was set meanwhile, a new key is the newest.
-            key = await asyncio.to_thread(new_key, "data", self._keks[0], max(now, newest.created_at))
+            key = await asyncio.to_thread(new_key, "data", self.keks[0], max(now, newest.created_at))
         except KeyringError as error:
             raise StoreUnavailable(f"no new key can be wrapped: {error}") from None
         added = await self._store.add_data_key(key, after=after)
@@ -80,7 +81,7 @@ class KeyKeeper:
             return
         new = [key for key in keys if key.id not in self.keyring.data_keys]
         try:
-            added = {key.id: await asyncio.to_thread(_unwrap_one, key, self._keks) for key in new}
+            added = {key.id: await asyncio.to_thread(_unwrap_one, key, self.keks) for key in new}
         except KeyringError as error:
             raise StoreUnavailable(f"a new key of the store cannot be opened: {error}") from None
         self.keyring.replace(names, added)

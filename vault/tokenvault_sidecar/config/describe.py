@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from tokenvault_sidecar.config.bearer import BearerTable
 from tokenvault_sidecar.config.brands import BrandTable
 from tokenvault_sidecar.config.callers import ANY, AllowTable
+from tokenvault_sidecar.config.files import PrivateFile
 from tokenvault_sidecar.config.schema import Config
 from tokenvault_sidecar.config.values import format_duration
 
@@ -18,7 +19,9 @@ def _lines(config: Config) -> Iterator[str]:
     yield "Listens on " + " and ".join(config.server.listen)
     if config.callback:
         yield f"Takes consumers back at {config.callback.path} on {config.callback.listen}"
-    yield f"Keeps grants in {config.store.path}, sealed by {config.keys.keks[0].path}"
+    kek = config.keys.keks[0]
+    by = kek.path if isinstance(kek, PrivateFile) else kek
+    yield f"Keeps grants in {config.store.path}, sealed by {by}"
     if config.ops:
         yield f"Answers probes on {config.ops.listen}"
     if config.development:

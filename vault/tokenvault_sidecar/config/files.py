@@ -111,6 +111,9 @@ def _private(value: object, info: ValidationInfo) -> PrivateFile:
     return PrivateFile(path, mode, exposed(mode, owner=status.st_uid, reader=os.geteuid()))
 
 
+private_file = _private
+
+
 def kek_file(value: object, info: ValidationInfo) -> PrivateFile:
     """The file with a key-encryption key that a configuration means."""
     file = _private(value, info)

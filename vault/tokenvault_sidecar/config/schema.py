@@ -11,7 +11,7 @@ from tokenvault_sidecar.config.brands import BrandTable
 from tokenvault_sidecar.config.callback import CallbackTable
 from tokenvault_sidecar.config.callers import CallerTable
 from tokenvault_sidecar.config.files import File, KekFilePath, OutputPath, PrivateFile, PrivateFilePath
-from tokenvault_sidecar.config.kek_uri import KekUri
+from tokenvault_sidecar.config.kek_uri import KekSource, KekUri, Pkcs11Uri
 from tokenvault_sidecar.config.problems import dotted
 from tokenvault_sidecar.config.tables import Table
 from tokenvault_sidecar.config.values import (
@@ -87,7 +87,8 @@ class KeysTable(Table):
     )
     kek: KekUri | None = Field(
         default=None,
-        description="Where the key-encryption key is, as a URI: `file:` and a path, the same as `kek_file`.",
+        description="Where the key-encryption key is, as a URI: `file:` and a path, the same as `kek_file`; "
+        "`pkcs11:` for a key on a token (RFC 7512); `aws-kms:` for one of AWS KMS.",
         examples=["file:kek"],
     )
     previous_kek_file: KekFilePath | None = Field(
@@ -113,7 +114,7 @@ class KeysTable(Table):
     )
 
     @property
-    def keks(self) -> tuple[PrivateFile, ...]:
+    def keks(self) -> tuple[KekSource, ...]:
         """The KEK that wraps, and the one of before where there is one."""
         given = (self.kek or self.kek_file, self.previous_kek or self.previous_kek_file)
         return tuple(source for source in given if source is not None)
@@ -223,7 +224,9 @@ class Config(Table):
     def _private_files(self) -> Iterator[tuple[str, PrivateFile]]:
         yield "server.private_key_file", self.server.private_key_file
         for key in ("kek_file", "kek", "previous_kek_file", "previous_kek"):
-            if file := getattr(self.keys, key):
+            source = getattr(self.keys, key)
+            file = source.pin_file if isinstance(source, Pkcs11Uri) else source
+            if isinstance(file, PrivateFile):
                 yield f"keys.{key}", file
         if self.callback is not None and self.callback.private_key_file is not None:
             yield "callback.private_key_file", self.callback.private_key_file

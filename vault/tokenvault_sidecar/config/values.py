@@ -74,6 +74,9 @@ def _url(value: str) -> str:
     return value
 
 
+check_url = _url
+
+
 def _issuer(value: str) -> str:
     if _split_url(value).query or "?" in value:
         raise reject("has a query", "an issuer has none (RFC 8414 section 2): delete it from ? on")
