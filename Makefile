@@ -5,7 +5,7 @@ STUBS := client/python
 STAMP := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install lock gen gen-check format lint test test-clients test-go test-java test-browser torture fuzz rotation bench bench-start demo run image-check clean
+.PHONY: help install lock gen gen-check format lint test test-clients test-go test-java test-from-proto test-browser torture fuzz rotation bench bench-start demo run image-check clean
 
 help: ## list what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -67,6 +67,9 @@ test-go: $(STAMP) ## the Go client's tests and example, where Go is: a minute th
 
 test-java: $(STAMP) ## the Java client's tests and example, where Maven is: a minute the first time
 	$(BIN)/pytest tests/client/java_client.py
+
+test-from-proto: $(STAMP) ## the C++ and Rust programs of client/README.md, where the tools are: two minutes the first time
+	$(BIN)/pytest tests/client/from_proto.py
 
 test-browser: $(STAMP) ## the callback page in a real Chromium (/usr/bin/chromium); pictures in build/browser
 	$(BIN)/python -m pytest tests/browser/chromium.py
