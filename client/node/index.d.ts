@@ -24,6 +24,12 @@ export type DelegationOptions = Context &
     authorizationParameters?: Record<string, string>;
   };
 
+export interface WatchOptions {
+  timeout?: number;
+  expireTime?: Date | null;
+  signal?: AbortSignal;
+}
+
 export type TokenOptions = Context &
   CallOptions & {
     scopes?: string[];
@@ -66,10 +72,10 @@ export class TokenVaultClient {
   ): TokenVaultClient;
   startDelegation(brand: string, options: DelegationOptions): Promise<Delegation>;
   completeDelegation(query: URLSearchParams | Record<string, string>, options?: CallOptions): Promise<Delegated>;
-  watchDelegation(delegationId: string): Promise<Delegated>;
+  watchDelegation(delegationId: string, options?: WatchOptions): Promise<Delegated>;
   challenge(
     brand: string,
-    options: DelegationOptions,
+    options: DelegationOptions & { signal?: AbortSignal },
     send: (url: string, delegation: Delegation) => unknown,
   ): Promise<Delegated>;
   getToken(brand: string, options: TokenOptions): Promise<Token>;

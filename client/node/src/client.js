@@ -1,15 +1,14 @@
 /** The sidecar's calls. */
 
-import { setTimeout as sleep } from "node:timers/promises";
 import grpc from "@grpc/grpc-js";
 import { Connection, fromEnvironment } from "./connection.js";
-import { DelegationExpired, Unavailable, errorFrom, failure } from "./errors.js";
+import { errorFrom } from "./errors.js";
 import { Delegated, Delegation, Token } from "./models.js";
 import { TokenSource } from "./source.js";
+import { Watch } from "./watch.js";
 
 const TIMEOUT = 10;
 const COMPLETE_TIMEOUT = 30;
-const WATCH_PAUSE = 0.5;
 
 export class TokenVaultClient {
   #connection;
@@ -44,35 +43,22 @@ export class TokenVaultClient {
     return new Delegated(await this.#call("CompleteDelegation", request, timeout, COMPLETE_TIMEOUT));
   }
 
-  /** Waits for what comes of a delegation; a link that breaks is taken up again. */
-  async watchDelegation(delegationId) {
-    for (;;) {
-      let pause = WATCH_PAUSE;
-      try {
-        const last = await this.#watched(delegationId);
-        const reason = last?.reason.replace("ERROR_REASON_", "");
-        switch (last?.status.replace("DELEGATION_STATUS_", "")) {
-          case "COMPLETED":
-            return new Delegated(last.delegated);
-          case "EXPIRED":
-            throw new DelegationExpired("the consumer did not come back in time");
-          case "DENIED":
-          case "FAILED":
-            throw failure(reason);
-        }
-      } catch (error) {
-        if (!(error instanceof Unavailable)) throw error;
-        pause = error.retryAfter ?? pause;
-      }
-      await sleep(pause * 1000);
-    }
+  /**
+   * Waits for what comes of a delegation; a link that breaks is taken up again.
+   *
+   * No longer than `timeout` (seconds; a day), and than the link works: `expireTime` is the delegation's, and the
+   * sidecar tells it too. `signal` ends it, with the signal's reason.
+   */
+  watchDelegation(delegationId, options = {}) {
+    const open = () => this.#connection.stub().WatchDelegation({ delegation_id: delegationId });
+    return new Watch(open, (...failed) => this.#error(...failed), options).outcome();
   }
 
-  /** Starts a delegation, gives its link to `send`, and waits for what comes of it. */
-  async challenge(brand, options, send) {
+  /** Starts a delegation, gives its link to `send`, and waits for what comes of it; `signal` ends the waiting. */
+  async challenge(brand, { signal, ...options }, send) {
     const delegation = await this.startDelegation(brand, options);
     await send(delegation.authorizationUrl, delegation);
-    return this.watchDelegation(delegation.delegationId);
+    return this.watchDelegation(delegation.delegationId, { expireTime: delegation.expireTime, signal });
   }
 
   async getToken(brand, options) {
@@ -91,7 +77,7 @@ export class TokenVaultClient {
   async invalidate(brand, options) {
     const request = { brand_id: brand, context: context(options) };
     const { revocation } = await this.#call("Invalidate", request, options.timeout);
-    return revocation.replace("REVOCATION_", "");
+    return String(revocation).replace("REVOCATION_", ""); // a number where this client does not know it
   }
 
   tokenSource(brand, options) {
@@ -113,16 +99,6 @@ export class TokenVaultClient {
         if (error) reject(this.#error(error, timeout));
         else resolve(answer);
       });
-    });
-  }
-
-  #watched(delegationId) {
-    return new Promise((resolve, reject) => {
-      let last;
-      const stream = this.#connection.stub().WatchDelegation({ delegation_id: delegationId });
-      stream.on("data", (answer) => (last = answer));
-      stream.on("error", (error) => reject(this.#error(error)));
-      stream.on("end", () => resolve(last));
     });
   }
 

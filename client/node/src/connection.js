@@ -7,16 +7,17 @@ import grpc from "@grpc/grpc-js";
 import { loadSync } from "@grpc/proto-loader";
 
 const PROTO = fileURLToPath(new URL("../proto", import.meta.url));
-const SERVICE = loadSync("tokenvault/v1/token_vault.proto", {
+const LOADED = loadSync("tokenvault/v1/token_vault.proto", {
   includeDirs: [PROTO],
   keepCase: true,
   longs: Number,
   enums: String,
   defaults: true,
 });
-const Stub = grpc.loadPackageDefinition(SERVICE).tokenvault.v1.TokenVault;
+const Stub = grpc.loadPackageDefinition(LOADED).tokenvault.v1.TokenVault;
+export const SERVICE = Stub.service;
 
-const OPTIONS = {
+export const OPTIONS = {
   "grpc.service_config": readFileSync(`${PROTO}/tokenvault/v1/token_vault_grpc_service_config.json`, "utf8"),
   "grpc.service_config_disable_resolution": 1,
   // The sidecar is near: find out fast that it is back after a restart.

@@ -111,7 +111,10 @@ export function errorFrom(error, code, address, timeout) {
   return ours;
 }
 
-/** What a delegation came to, by the reason it is told with. */
-export function failure(reason) {
-  return new DelegationFailed(`the delegation failed (${reason}): nothing was stored, start a new one`, { reason });
+/** What a delegation came to, by the reason it is told with; null for one that this client does not know. */
+export function failure(told) {
+  const known = typeof told === "string" && told !== "ERROR_REASON_UNSPECIFIED";
+  const reason = known ? told.replace("ERROR_REASON_", "") : null;
+  const why = reason === null ? "" : ` (${reason})`;
+  return new DelegationFailed(`the delegation failed${why}: nothing was stored, start a new one`, { reason });
 }

@@ -1,6 +1,6 @@
 /** What the calls answer. Secrets and people's ids are private fields: neither inspect nor JSON shows them. */
 
-const time = (stamp) => (stamp ? new Date(stamp.seconds * 1000 + stamp.nanos / 1e6) : null);
+export const time = (stamp) => (stamp ? new Date(stamp.seconds * 1000 + stamp.nanos / 1e6) : null);
 
 export class Token {
   #accessToken;

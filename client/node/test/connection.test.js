@@ -1,0 +1,84 @@
+import assert from "node:assert/strict";
+import { readFileSync, writeFileSync } from "node:fs";
+import { after, before, beforeEach, test } from "node:test";
+import { setTimeout as sleep } from "node:timers/promises";
+import grpc from "@grpc/grpc-js";
+import { OPTIONS } from "../src/connection.js";
+import { Unavailable } from "../src/index.js";
+import { Sidecar, connected, failing } from "./sidecar.js";
+
+let sidecar, vault, files, show, close;
+before(async () => (sidecar = await new Sidecar().start()));
+beforeEach(() => {
+  close?.();
+  ({ vault, files, show, close } = connected(sidecar));
+  Object.assign(sidecar, { answers: [], calls: [] });
+});
+after(() => {
+  close();
+  sidecar.stop();
+});
+
+const token = (call, callback) => callback(null, { access_token: "s3cret", token_type: "Bearer" });
+const get = () => vault.getToken("acme", { consumer: "alice" });
+
+/** Who the sidecar took the caller for. */
+async function shown() {
+  let peer;
+  sidecar.answers.push((call, callback) => {
+    peer = call.getAuthContext().sslPeerCertificate;
+    token(call, callback);
+  });
+  await get();
+  return peer.subject.CN;
+}
+
+test("certificates that change are shown to the calls that follow", async () => {
+  assert.equal(await shown(), "bot");
+  show("bot-2");
+  const until = Date.now() + 30_000;
+  while ((await shown()) !== "bot-2") {
+    assert.ok(Date.now() < until, "still the old certificate");
+    await sleep(100);
+  }
+});
+
+test("broken or half-written files change nothing", async () => {
+  assert.equal(await shown(), "bot");
+  const whole = readFileSync(files.privateKey);
+  writeFileSync(files.privateKey, whole.subarray(0, whole.length / 2));
+  await sleep(1100); // past the next look at the files
+  assert.equal(await shown(), "bot");
+  show("bot-2");
+  await sleep(1100);
+  assert.equal(await shown(), "bot-2");
+});
+
+test("UNAVAILABLE is repeated, four attempts are all", async () => {
+  sidecar.answers = [...Array(2).fill(failing(grpc.status.UNAVAILABLE)), token];
+  assert.equal((await get()).accessToken, "s3cret");
+  assert.equal(sidecar.calls.length, 3);
+  sidecar.answers = Array(9).fill(failing(grpc.status.UNAVAILABLE));
+  await assert.rejects(get(), Unavailable);
+  assert.equal(sidecar.calls.length, 3 + 4);
+});
+
+test("where the sidecar forbids it, nothing is repeated", async () => {
+  sidecar.answers = Array(9).fill(failing(grpc.status.UNAVAILABLE, { "grpc-retry-pushback-ms": "-1" }));
+  await assert.rejects(get(), Unavailable);
+  assert.equal(sidecar.calls.length, 1);
+});
+
+test("a delegation is sent once", async () => {
+  sidecar.answers = Array(9).fill(failing(grpc.status.UNAVAILABLE));
+  await assert.rejects(vault.startDelegation("acme", { consumer: "alice" }), Unavailable);
+  assert.equal(sidecar.calls.length, 1);
+});
+
+test("keepalive is as client/README.md says", () => {
+  const readme = readFileSync(new URL("../../README.md", import.meta.url), "utf8");
+  const [, time, timeout] = readme.match(/a ping after (\d+) s of silence during a call, answered within (\d+) s/);
+  assert.equal(OPTIONS["grpc.keepalive_time_ms"], time * 1000);
+  assert.equal(OPTIONS["grpc.keepalive_timeout_ms"], timeout * 1000);
+  assert.equal(OPTIONS["grpc.keepalive_permit_without_calls"], 0);
+});
