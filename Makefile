@@ -48,13 +48,14 @@ format: $(STAMP) ## format code and proto
 	$(BIN)/ruff check --fix
 	$(BIN)/buf format -w proto
 
-lint: $(STAMP) ## ruff, mypy strict, import contracts, buf
+lint: $(STAMP) ## ruff, mypy strict, import contracts, buf; the proto against the last release
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/buf format --diff --exit-code proto
 	$(BIN)/buf lint proto
+	@$(BIN)/python -m tests.tools.breaking
 
 test: $(STAMP) ## run the tests
 	$(BIN)/pytest
