@@ -7,12 +7,11 @@ import traceback
 from collections.abc import AsyncIterator
 from typing import Any, Literal
 
-import httpx2
 import pytest
 from cryptography.hazmat.primitives import serialization
 
 from tests.authserver.scripted import FAULTS, Fault, Reply, ScriptedServer, new_key
-from tokenvault_sidecar.adapters.http_client import new_client
+from tokenvault_sidecar.adapters.http_client import Client, new_client
 from tokenvault_sidecar.adapters.id_token import IdTokenVerifier
 from tokenvault_sidecar.adapters.jose import read_static_keys
 from tokenvault_sidecar.adapters.metadata import PublishedKeys, StaticKeys
@@ -43,13 +42,13 @@ async def server() -> AsyncIterator[ScriptedServer]:
 
 
 @pytest.fixture
-async def client() -> AsyncIterator[httpx2.AsyncClient]:
+async def client() -> AsyncIterator[Client]:
     async with new_client(None, deadline=5) as client:
         yield client
 
 
 @pytest.fixture
-def verifier(server: ScriptedServer, client: httpx2.AsyncClient) -> IdTokenVerifier:
+def verifier(server: ScriptedServer, client: Client) -> IdTokenVerifier:
     async def locate() -> str:
         return server.url + "/jwks"
 
@@ -199,7 +198,7 @@ async def test_unknown_header_parameters_are_ignored(
 
 
 async def test_key_id_of_an_unpublished_key_never_picks_the_algorithm(
-    server: ScriptedServer, client: httpx2.AsyncClient
+    server: ScriptedServer, client: Client
 ) -> None:
     """An allowed algorithm that is not the key's own is refused too."""
     token = server.mint(header={"alg": "ES256"})

@@ -5,14 +5,13 @@ import json
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
-import httpx2
 import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from joserfc.util import int_to_base64
 
 from tests.authserver.scripted import Reply, ScriptedServer, new_key
-from tokenvault_sidecar.adapters.http_client import new_client
+from tokenvault_sidecar.adapters.http_client import Client, new_client
 from tokenvault_sidecar.adapters.jose import read_static_keys
 from tokenvault_sidecar.adapters.metadata import Discovery, PublishedKeys, url_problem
 from tokenvault_sidecar.core.errors import ServerMisconfigured, ServerUnavailable
@@ -38,7 +37,7 @@ async def server() -> AsyncIterator[ScriptedServer]:
 
 
 @pytest.fixture
-async def client() -> AsyncIterator[httpx2.AsyncClient]:
+async def client() -> AsyncIterator[Client]:
     async with new_client(None, deadline=5) as client:
         yield client
 
@@ -49,7 +48,7 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def discover(client: httpx2.AsyncClient, clock: Clock) -> Callable[..., Discovery]:
+def discover(client: Client, clock: Clock) -> Callable[..., Discovery]:
     def make(issuer: str, **given: Any) -> Discovery:
         settings = {"development": True, "deadline": 5.0, "lifetime": 600.0, "monotonic": clock, **given}
         return Discovery(client, whose="brand 'acme'", issuer=issuer, **settings)
@@ -58,7 +57,7 @@ def discover(client: httpx2.AsyncClient, clock: Clock) -> Callable[..., Discover
 
 
 @pytest.fixture
-def published(server: ScriptedServer, client: httpx2.AsyncClient, clock: Clock) -> PublishedKeys:
+def published(server: ScriptedServer, client: Client, clock: Clock) -> PublishedKeys:
     async def locate() -> str:
         return server.url + "/jwks"
 

@@ -5,7 +5,7 @@ import random
 import secrets
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from tokenvault_sidecar.adapters.audit import AuditLog
 from tokenvault_sidecar.adapters.bearer import BearerVerifier
@@ -42,9 +42,13 @@ from tokenvault_sidecar.wiring import (
     renewal_settings,
     rotation_settings,
     tls_files,
+    tracing,
 )
 
-_FIXED: Final = ("server", "store", "renewal", "audit", "ops", "callback")
+if TYPE_CHECKING:
+    from tokenvault_sidecar.adapters.tracing import Tracing
+
+_FIXED: Final = ("server", "store", "renewal", "audit", "ops", "callback", "tracing")
 """The tables that stay as they were at the start."""
 
 _TOLD: Final = 0.1
@@ -67,6 +71,7 @@ class Sidecar:
         keys: KeyKeeper,
         audit: AuditLog | None,
         metrics: Metrics | None,
+        traces: "Tracing | None",
     ) -> None:
         self._config = config
         self._store = store
@@ -75,6 +80,7 @@ class Sidecar:
         self._keys = keys
         self._audit = audit
         self._metrics = metrics
+        self._traces = traces
         self._revoker = Revoker(vault)
         self._renewer = Renewer(vault, self._revoker, renewal_settings(config))
         self._rotation = Rotation(vault.store, vault.sealer, vault.keys, vault.clock, vault.events)
@@ -85,6 +91,7 @@ class Sidecar:
             _admission(config, remotes),
             record=record,
             observe=metrics.call if metrics else None,
+            trace=traces.begin if traces else None,
             longest=config.limits.longest_call,
         )
         self._delegations = Delegations(vault, self._revoker)
@@ -99,7 +106,11 @@ class Sidecar:
         )
         self._operations = Operations(config, store, vault, metrics, self._tell_health)
         self._callback = Callback(
-            self._delegations, lambda: self._guard.admission.policy, looks(config), record=record
+            self._delegations,
+            lambda: self._guard.admission.policy,
+            looks(config),
+            record=record,
+            trace=traces.begin if traces else None,
         )
         self._browsers = callback_server(config, self._callback)
         self._housekeeping = self._keep_house()
@@ -116,6 +127,7 @@ class Sidecar:
         if metrics:
             metrics.know(config.brands)
             events = both(events, metrics)
+        traces = tracing(config)
         clock = SteadyClock(events)
         given = keks(config)
         store = SqliteStore.open(config.store.path)
@@ -145,6 +157,7 @@ class Sidecar:
                 keys=keys,
                 audit=audit,
                 metrics=metrics,
+                traces=traces,
             )
             await sidecar._server.start()
             if sidecar._browsers is not None:
@@ -185,6 +198,8 @@ class Sidecar:
         self._remotes = remotes
         if self._metrics:
             self._metrics.know(config.brands)
+        if self._traces:
+            self._traces.brands = config.brands
         self._guard.admit(_admission(config, remotes))
         self._callback.looks = looks(config)
         self._guard.longest = config.limits.longest_call
@@ -235,6 +250,8 @@ class Sidecar:
         await _close(self._store, self._remotes)
         if self._audit is not None:
             self._audit.close()
+        if self._traces:
+            self._traces.close(deadline - asyncio.get_running_loop().time())
 
     def _keep_house(self) -> asyncio.Task[None]:
         housekeeping = Housekeeping(

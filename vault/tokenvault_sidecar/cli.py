@@ -48,7 +48,7 @@ def check_config(file: Path) -> None:
     # Here, not at the top, as in `serve`: what brings gRPC is slow to import.
     from tokenvault_sidecar.adapters.keyring import KeyringError
     from tokenvault_sidecar.api.tls import TlsFiles, TlsFilesInvalid, server_credentials
-    from tokenvault_sidecar.wiring import keks
+    from tokenvault_sidecar.wiring import keks, tracing
 
     config = load(file)
     try:
@@ -60,10 +60,14 @@ def check_config(file: Path) -> None:
             )
         )
         keks(config)
+        if traces := tracing(config):
+            traces.close(0)
     except TlsFilesInvalid as problem:
         fail(f"{file}: server: {problem}: put the files that [server] names in order")
     except KeyringError as problem:
         fail(f"{file}: keys: {problem}")
+    except ValueError as problem:
+        fail(f"{file}: {problem}")
     click.echo(f"{file} is in order.\n\n{describe(config)}")
     for warning in config.warnings:
         click.echo(f"warning: {warning}", err=True)

@@ -5,7 +5,8 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import TypeVar, cast
+from importlib.metadata import version
+from typing import TYPE_CHECKING, TypeVar, cast
 
 from tokenvault_sidecar.adapters.audit import AuditLog, audit_key
 from tokenvault_sidecar.adapters.bearer import BearerSettings, BearerVerifier
@@ -28,6 +29,9 @@ from tokenvault_sidecar.core.renewal import RenewalSettings
 from tokenvault_sidecar.core.rotation import Rotation, RotationSettings
 from tokenvault_sidecar.core.sealing import Keyring, Sealer
 from tokenvault_sidecar.http_server import HttpServer
+
+if TYPE_CHECKING:
+    from tokenvault_sidecar.adapters.tracing import Tracing
 
 _PATIENCE = 5.0
 """Seconds a caller waits for a redemption beyond its deadline: for the store, and for a peer."""
@@ -167,6 +171,23 @@ async def open_store(config: Config) -> AsyncIterator[OpenStore]:
         yield OpenStore(store, await KeyKeeper.open(store, keys, None))
     finally:
         await store.close()
+
+
+def tracing(config: Config) -> "Tracing | None":
+    """Where traces go, where there are to be any. Raises ValueError where what they need is not installed."""
+    if config.tracing is None:
+        return None
+    try:
+        from tokenvault_sidecar.adapters.tracing import Tracing
+    except ImportError:
+        raise ValueError(
+            "tracing: OpenTelemetry is not installed: pip install 'tokenvault-sidecar[otel]'"
+        ) from None
+    traces = Tracing(
+        config.tracing.endpoint, config.tracing.sample_ratio, version=version("tokenvault-sidecar")
+    )
+    traces.brands = config.brands
+    return traces
 
 
 def audit_log(config: Config, keyring: Keyring) -> AuditLog | None:

@@ -17,11 +17,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 from enum import Enum, auto
-from functools import cache
+from functools import cache, partial
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from pathlib import Path
 
 import httpx2
+
+from tokenvault_sidecar.core.tracing import current_span
 
 # Kept for less than servers do (5 s is common): who sends on a connection that is just being
 # closed cannot know whether the request was acted on.
@@ -86,12 +88,18 @@ def _system_trust() -> ssl.SSLContext:
     return ssl.create_default_context()
 
 
-def new_client(ca_file: Path | None, *, deadline: float) -> httpx2.AsyncClient:
+class Client(httpx2.AsyncClient):
+    """A connection pool, and whose it is."""
+
+    brand: str | None = None
+
+
+def new_client(ca_file: Path | None, *, deadline: float, brand: str | None = None) -> Client:
     """A connection pool: no redirects followed, no cookies kept, no proxy or netrc of the environment.
 
-    `deadline` is the longest a call takes, in seconds.
+    `deadline` is the longest a call takes, in seconds; `brand` is for traces.
     """
-    return httpx2.AsyncClient(
+    client = Client(
         verify=tls_context(ca_file),
         # Connecting has to fail by the transport's own timeout: it leaves the socket open where
         # it is cancelled in the midst of a handshake.
@@ -107,10 +115,12 @@ def new_client(ca_file: Path | None, *, deadline: float) -> httpx2.AsyncClient:
             "User-Agent": "tokenvault-sidecar",
         },
     )
+    client.brand = brand
+    return client
 
 
 async def send(
-    client: httpx2.AsyncClient,
+    client: Client,
     method: str,
     url: str,
     *,
@@ -124,8 +134,38 @@ async def send(
 
     Both times are the event loop's: `until` for the whole, and after `send_by`
     nothing is sent any more, so that no request goes out that leaves no time
-    for its answer.
+    for its answer. A step of the trace under way, where there is one.
     """
+    request = partial(_send, client, method, url, until=until, limit=limit, send_by=send_by, form=form)
+    call = current_span.get()
+    if call is None:
+        return await request(headers=headers)
+    span = call.request(method, url, client.brand)
+    answer: Answer | Miss | None = None
+    try:
+        answer = await request(headers={**(headers or {}), **span.headers})
+        return answer
+    finally:
+        match answer:
+            case Answer(status=status):
+                span.end(status, None)
+            case Miss():
+                span.end(None, answer.name.lower())
+            case None:
+                span.end(None, "cancelled")
+
+
+async def _send(
+    client: Client,
+    method: str,
+    url: str,
+    *,
+    until: float,
+    limit: int,
+    send_by: float | None,
+    headers: Mapping[str, str] | None,
+    form: str | None,
+) -> Answer | Miss:
     now = asyncio.get_running_loop().time
     kind = {} if form is None else {"Content-Type": "application/x-www-form-urlencoded"}
     given = {**kind, **(headers or {})}

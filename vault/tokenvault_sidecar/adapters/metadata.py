@@ -21,7 +21,7 @@ from authlib.oauth2 import rfc8414
 from authlib.oidc import discovery
 
 from tokenvault_sidecar.adapters.cached import Cached
-from tokenvault_sidecar.adapters.http_client import Answer, Miss, send
+from tokenvault_sidecar.adapters.http_client import Answer, Client, Miss, send
 from tokenvault_sidecar.adapters.jose import Keys, read_key_set
 from tokenvault_sidecar.core.errors import ServerMisconfigured, ServerUnavailable
 from tokenvault_sidecar.core.ports import Clock
@@ -69,7 +69,7 @@ class Discovery:
 
     def __init__(
         self,
-        client: httpx2.AsyncClient,
+        client: Client,
         *,
         whose: str,
         issuer: str,
@@ -117,7 +117,7 @@ class Discovery:
 
 
 async def find_metadata(
-    client: httpx2.AsyncClient, issuer: str, *, whose: str, deadline: float, clock: Clock = time.time
+    client: Client, issuer: str, *, whose: str, deadline: float, clock: Clock = time.time
 ) -> Mapping[str, object]:
     """The document the issuer publishes, read no further. Raises ServerUnavailable, ServerMisconfigured."""
     until = asyncio.get_running_loop().time() + deadline
@@ -185,7 +185,7 @@ class PublishedKeys:
 
     def __init__(
         self,
-        client: httpx2.AsyncClient,
+        client: Client,
         locate: Callable[[], Awaitable[str]],
         *,
         whose: str,

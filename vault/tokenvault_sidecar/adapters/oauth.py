@@ -104,7 +104,7 @@ class OAuthServer:
         self._client_auth = _authenticator(settings, clock)
         self._facts: ServerFacts | None = None
         static_keys = _static_keys(settings)
-        self._client = new_client(settings.ca_file, deadline=settings.deadline)
+        self._client = new_client(settings.ca_file, deadline=settings.deadline, brand=brand)
         # Half the deadline: when the metadata cannot be had anew, the old copy still has time to serve.
         self._discovery = Discovery(
             self._client,

@@ -26,6 +26,7 @@ from tokenvault_sidecar.core.delegations import Delegations
 from tokenvault_sidecar.core.errors import AuthorizationDenied, InvalidRequest, StateNotFound, VaultError
 from tokenvault_sidecar.core.model import Delegation
 from tokenvault_sidecar.core.policy import Call, Policy, Rpc
+from tokenvault_sidecar.core.tracing import BeginCall, current_span
 from tokenvault_sidecar.http_server import Bounds
 
 NAME: Final = "Callback"
@@ -64,10 +65,12 @@ class Callback:
         looks: Mapping[str, Look],
         *,
         record: Record | None = None,
+        trace: BeginCall | None = None,
     ) -> None:
         self._delegations = delegations
         self._policy = policy
         self._record = record
+        self._trace = trace
         self.looks = looks
 
     def app(self, path: str, *, https: bool) -> ASGIApp:
@@ -96,6 +99,9 @@ class Callback:
 
     async def _complete(self, brand: str, request: Request) -> tuple[Face, tuple[str, ...]]:
         call = CallUnderWay(NAME)
+        if self._trace is not None:
+            call.span = self._trace(NAME, ())  # a browser's own trace is not its caller's
+            current_span.set(call.span)
 
         def permit(delegation: Delegation) -> None:
             policy = self._policy()
@@ -118,7 +124,10 @@ class Callback:
 
     def _note(self, call: CallUnderWay, outcome: str) -> None:
         """Only of delegations there are: strangers shall not fill the log. A page releases nothing."""
-        if self._record is None or call.caller is None:
+        if call.caller is None:
+            return
+        call.end_span(outcome)
+        if self._record is None:
             return
         try:
             self._record(call, outcome)

@@ -10,6 +10,7 @@ from typing import Final
 
 from tokenvault_sidecar.core.model import Context
 from tokenvault_sidecar.core.policy import Caller
+from tokenvault_sidecar.core.tracing import CallSpan
 
 REQUEST_ID: Final = "x-request-id"
 """The metadata key, of the call and of the answer where it fails."""
@@ -28,6 +29,7 @@ class CallUnderWay:
     brand: str | None = None
     context: Context | None = None
     version: str | None = None
+    span: CallSpan | None = None
     began: float = field(default_factory=time.perf_counter)
     _request_id: str | None = None
 
@@ -42,6 +44,12 @@ class CallUnderWay:
             fits = isinstance(given, str) and _FITS.fullmatch(given)
             self._request_id = given if fits else secrets.token_hex(8)  # type: ignore[assignment]  # a str
         return self._request_id  # type: ignore[return-value]  # set above
+
+    def end_span(self, outcome: str) -> None:
+        """Tell the trace, where there is one, how it ended."""
+        if self.span is not None:
+            caller = self.caller.name if self.caller else None
+            self.span.end(caller=caller, brand=self.brand, reason=outcome)
 
     @property
     def known_caller(self) -> Caller:

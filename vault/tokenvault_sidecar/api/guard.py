@@ -21,6 +21,7 @@ from tokenvault_sidecar.core.errors import InvalidRequest, RateLimited, StoreUna
 from tokenvault_sidecar.core.limits import Limits, Meter
 from tokenvault_sidecar.core.policy import Call, Caller, Policy, Rpc
 from tokenvault_sidecar.core.ports import Bearer
+from tokenvault_sidecar.core.tracing import BeginCall, current_span
 
 MAX_METADATA: Final = 16 * 1024
 """Bytes. gRPC itself lets 16 MiB pass until its client acknowledges the limit (RFC 9113 section 6.5.3)."""
@@ -70,11 +71,13 @@ class Guard(grpc.aio.ServerInterceptor):
         *,
         record: Record | None = None,
         observe: Observe | None = None,
+        trace: BeginCall | None = None,
         longest: float = 60.0,
     ) -> None:
         self.admission = admission
         self._record = record
         self._observe = observe
+        self._trace = trace
         self.longest = longest
         self._meters: dict[str, Meter] = {}
         self._guarded: dict[str, _Handler] = {}
@@ -196,6 +199,9 @@ class Guard(grpc.aio.ServerInterceptor):
         admission = self.admission
         call.metadata = context.invocation_metadata
         current_call.set(call)
+        if self._trace is not None:
+            call.span = self._trace(call.rpc, call.metadata() or ())
+            current_span.set(call.span)
         peer = context.auth_context()
         call.identity = identity(peer)
         caller = call.caller = admission.policy.caller(call.identity)
@@ -243,6 +249,7 @@ class Guard(grpc.aio.ServerInterceptor):
         await abort(context, error, metadata=((REQUEST_ID, call.request_id),))
 
     def _tell(self, call: CallUnderWay, outcome: str) -> None:
+        call.end_span(outcome)
         if self._observe is not None:
             name = call.caller.name if call.caller else None
             self._observe(call.rpc, name, outcome, time.perf_counter() - call.began)

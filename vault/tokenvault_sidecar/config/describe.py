@@ -24,6 +24,8 @@ def _lines(config: Config) -> Iterator[str]:
     yield f"Keeps grants in {config.store.path}, sealed by {by}"
     if config.ops:
         yield f"Answers probes on {config.ops.listen}"
+    if config.tracing:
+        yield f"Sends traces to {config.tracing.endpoint}"
     if config.development:
         yield "Development: http to loopback addresses is allowed"
     yield "Brands"

@@ -21,6 +21,7 @@ from tokenvault_sidecar.config.values import (
     ListenAddress,
     Name,
     TcpAddress,
+    Url,
     parse_duration,
 )
 from tokenvault_sidecar.core.limits import Limits
@@ -162,6 +163,27 @@ class OpsTable(Table):
     )
 
 
+class TracingTable(Table):
+    """Traces, sent to an OpenTelemetry collector. Needs `pip install 'tokenvault-sidecar[otel]'`.
+
+    Without this table there are none.
+    """
+
+    endpoint: Url = Field(
+        description="Where to send them, by OTLP over HTTP; with https, or http to a loopback address.",
+        examples=["https://collector.example.org/v1/traces"],
+    )
+    sample_ratio: float = Field(
+        default=1.0,
+        description="How many of the calls that come without a `traceparent` begin a trace that is kept: "
+        "0 none, 1 all. Of the others the caller decides.",
+        examples=[0.1],
+        ge=0,
+        le=1,
+        strict=True,
+    )
+
+
 class Config(Table):
     """A configuration that was checked as a whole.
 
@@ -181,6 +203,7 @@ class Config(Table):
     audit: AuditTable | None = None
     ops: OpsTable | None = None
     callback: CallbackTable | None = None
+    tracing: TracingTable | None = None
     brands: dict[Name, BrandTable] = Field(min_length=1)
     callers: dict[Name, CallerTable] = Field(min_length=1)
 
