@@ -36,6 +36,7 @@ export type TokenOptions = Context &
     minTtl?: number;
     rejectedTokenVersion?: string;
     includeIdToken?: boolean;
+    challenge?: boolean | { scopes?: string[]; redirectUri?: string };
   };
 
 export interface Token {
@@ -96,7 +97,9 @@ export class TokenVaultError extends Error {
   readonly retryAfter: number | null;
   readonly metadata: Record<string, string>;
 }
-export class ConsentRequired extends TokenVaultError {}
+export class ConsentRequired extends TokenVaultError {
+  readonly challenge: Delegation | null;
+}
 export class ScopeNotGranted extends TokenVaultError {}
 export class DelegationFailed extends TokenVaultError {}
 export class DelegationExpired extends DelegationFailed {}

@@ -351,6 +351,14 @@ class OutcomeConformance:
         assert await stand.store.get_outcome(row.key) == changed
         assert await stand.store.get_outcome(outcome_row(2).key) is None
 
+    async def test_a_context_s_latest_outcomes(self, stand: Stand) -> None:
+        rows = [outcome_row(n, 1, purge_at=NOW + n) for n in range(5)]
+        for number, row in enumerate([*rows, outcome_row(9, 2)]):
+            await stand.store.put_delegation(delegation_row(number), row)
+        latest = await stand.peer.latest_outcomes(row_key(1), after=NOW + 1, limit=2)
+        assert list(latest) == [rows[4], rows[3]]
+        assert list(await stand.store.latest_outcomes(row_key(1), after=NOW + 3, limit=9)) == [rows[4]]
+
     async def test_a_grant_that_completes_writes_the_outcome_with_it(self, stand: Stand) -> None:
         row, pending, outcome = grant_row(), delegation_row(), outcome_row()
         done = replace(outcome, sealed=b"done")

@@ -10,7 +10,7 @@ import grpc
 from google.rpc import error_details_pb2  # type: ignore[import-untyped]  # typed, but unmarked
 from grpc_status import rpc_status
 
-from tests.fakes.usecases import FakeDelegations, FakeTokens
+from tests.fakes.usecases import FakeConsent, FakeDelegations, FakeTokens
 from tokenvault.v1 import token_vault_pb2 as pb
 from tokenvault.v1.token_vault_pb2_grpc import TokenVaultStub
 from tokenvault_sidecar.api.calls import Record
@@ -165,7 +165,7 @@ async def serving(
 ) -> AsyncIterator[Running]:
     """A server for these callers; `handlers` are those of further services, by service and method."""
     running = Running(pki, FakeTokens(), FakeDelegations())
-    servicer = Servicer(running.delegations, running.tokens)
+    servicer = Servicer(running.delegations, running.tokens, FakeConsent(running.delegations))
     server, running.addresses = build_server(
         servicer,
         Guard(admission or Admission(Policy(callers)), record=record, longest=longest),

@@ -4,6 +4,7 @@ import grpc
 import pytest
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
+from grpc_status import rpc_status
 
 from tests.api.running import Running, consumer, conversation, refusal
 from tests.api.test_status import concrete
@@ -14,9 +15,12 @@ from tokenvault_sidecar.core.challenges import DelegationRequest
 from tokenvault_sidecar.core.delegations import AuthorizationResponse
 from tokenvault_sidecar.core.errors import (
     AnswerLost,
+    ConsentRequired,
     GrantNotFound,
     InvalidRequest,
+    RateLimited,
     Reason,
+    SessionEnded,
     StoreUnavailable,
     VaultError,
 )
@@ -172,4 +176,74 @@ async def test_an_invalid_request_reaches_no_use_case(running: Running) -> None:
     told = refusal(caught.value)
     assert (told.code, told.reason) == (grpc.StatusCode.INVALID_ARGUMENT, Reason.INVALID_REQUEST)
     assert told.violations == (("context.consumer.consumer_id", "holds a control character"),)
+    assert running.tokens.asked == []
+
+
+def asking(**options: object) -> pb.GetTokenRequest:
+    challenge = pb.ChallengeOptions(**options)  # type: ignore[arg-type]  # tests name the fields
+    return pb.GetTokenRequest(brand_id="acme", context=consumer(), challenge=challenge)
+
+
+async def refused(running: Running, request: pb.GetTokenRequest) -> tuple[str | None, list[str]]:
+    """The reason, and the links among the error's details."""
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await running.call(running.pki.bot, "GetToken", request)
+    status = rpc_status.from_call(caught.value)
+    assert status is not None
+    links = []
+    for packed in status.details:
+        link = pb.ConsentChallenge()
+        if packed.Unpack(link):
+            assert link.delegation_id == "delegation-1"
+            assert link.expire_time == Timestamp(seconds=2_000_000_000, nanos=250_000_000)
+            links.append(link.authorization_url)
+    return refusal(caught.value).reason, links
+
+
+@pytest.mark.parametrize("error", [GrantNotFound, ConsentRequired, SessionEnded])
+async def test_a_token_that_cannot_be_given_comes_with_a_link(
+    running: Running, error: type[VaultError], capsys: pytest.CaptureFixture[str]
+) -> None:
+    running.tokens.fails = error("challenge the consumer")
+    link = "https://as.example/authorize?state=state-1"
+    request = asking(scopes=["orders"], redirect_uri="https://acme.example/callback")
+    assert await refused(running, request) == (error.reason, [link])
+    (started,) = running.delegations.started
+    assert started == DelegationRequest(
+        "acme", ALICE, "bot", ("orders",), redirect_uri="https://acme.example/callback"
+    )
+    shown = capsys.readouterr()
+    assert "state-1" not in shown.out + shown.err
+
+
+async def test_no_link_is_started_unasked_or_where_consent_would_not_help(running: Running) -> None:
+    assert await refused(running, pb.GetTokenRequest(brand_id="acme", context=consumer())) == (
+        Reason.GRANT_NOT_FOUND,
+        [],
+    )
+    running.tokens.fails = StoreUnavailable("the store is away")
+    assert await refused(running, asking()) == (Reason.STORE_UNAVAILABLE, [])
+    running.tokens.fails = None
+    running.tokens.kept["acme", ALICE] = issued()
+    assert (await running.call(running.pki.bot, "GetToken", asking())).access_token
+    assert running.delegations.started == []
+
+
+async def test_where_there_can_be_no_link_that_is_told_instead(running: Running) -> None:
+    running.delegations.fails = RateLimited("links enough", retry_after=5.0)
+    assert await refused(running, asking()) == (Reason.RATE_LIMITED, [])
+    for options in (
+        {"scopes": ["two words"]},
+        {"scopes": ["s" * 250] * 2 + ["t" * 250, "u" * 250, "v" * 250, "w" * 250]},
+        {"redirect_uri": "x" * 2049},
+    ):
+        assert await refused(running, asking(**options)) == (Reason.INVALID_REQUEST, [])
+
+
+async def test_who_may_not_start_a_delegation_gets_no_link_and_no_token(running: Running) -> None:
+    """Decided before any look-up: the brand service may read this token."""
+    running.tokens.kept["acme", ALICE] = issued()
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await running.call(running.pki.orders, "GetToken", asking())
+    assert refusal(caught.value).reason == Reason.POLICY_DENIED
     assert running.tokens.asked == []

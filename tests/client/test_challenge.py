@@ -11,9 +11,13 @@ from google.rpc import error_details_pb2, status_pb2  # type: ignore[import-unty
 
 from tests.client.conftest import Files
 from tests.client.fake_vault import HANG, FakeVault
+from tests.client.test_surface import consent_required
 from tokenvault import (
     AsyncTokenVaultClient,
     AuthorizationDenied,
+    Challenge,
+    ChallengeOptions,
+    ConsentRequired,
     DeadlineExceeded,
     DelegationExpired,
     DelegationFailed,
@@ -122,3 +126,28 @@ async def test_a_watch_has_its_own_timeout(vault: AsyncTokenVaultClient, fake: F
     fake.answers.append(HANG)
     with pytest.raises(DeadlineExceeded):
         await vault.watch_delegation("d-1", timeout=0.2)
+
+
+async def test_a_token_that_cannot_be_given_comes_with_a_link_where_asked(
+    vault: AsyncTokenVaultClient, fake: FakeVault
+) -> None:
+    link = pb.ConsentChallenge(delegation_id="d-1", authorization_url="https://as.example/?state=s3cret")
+    link.expire_time.FromSeconds(2_000_000_000)
+    fake.answers.extend([consent_required(link), consent_required(link), consent_required()])
+    with pytest.raises(ConsentRequired) as caught:
+        await vault.get_token("acme", conversation="c-42", challenge=True)
+    told = caught.value.challenge
+    assert told == Challenge("d-1", link.authorization_url, datetime.fromtimestamp(2_000_000_000, UTC))
+    assert "s3cret" not in f"{caught.value!r} {caught.value} {told}"
+    options = ChallengeOptions("openid orders", "https://brand.example/callback")
+    with pytest.raises(ConsentRequired):
+        await vault.get_token("acme", conversation="c-42", challenge=options)
+    with pytest.raises(ConsentRequired) as caught:
+        await vault.get_token("acme", conversation="c-42")
+    assert caught.value.challenge is None
+    bare, asked, none = (request for request in fake.requests if isinstance(request, pb.GetTokenRequest))
+    assert bare.HasField("challenge")
+    assert not none.HasField("challenge")
+    assert asked.challenge == pb.ChallengeOptions(
+        scopes=["openid", "orders"], redirect_uri="https://brand.example/callback"
+    )

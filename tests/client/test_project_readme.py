@@ -28,8 +28,7 @@ def test_the_snippet_challenges_then_calls(
     set_environment(monkeypatch, address, files)
     fake.answers.extend(
         [
-            consent_required(),
-            pb.StartDelegationResponse(authorization_url="https://as.example/authorize"),
+            consent_required(pb.ConsentChallenge(authorization_url="https://as.example/authorize")),
             pb.GetTokenResponse(access_token="s3cret", token_type="Bearer"),
         ]
     )

@@ -8,7 +8,7 @@ from typing import Any
 
 import grpc
 import pytest
-from google.protobuf.any_pb2 import Any as Packed
+from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2  # type: ignore[import-untyped]  # typed, but unmarked
 
 import tokenvault
@@ -79,11 +79,13 @@ def snippets() -> list[str]:
     return re.findall(r"```python\n(.*?)```", README.read_text(), flags=re.DOTALL)
 
 
-def consent_required() -> status_pb2.Status:
-    packed = Packed()
-    packed.Pack(error_details_pb2.ErrorInfo(reason="CONSENT_REQUIRED", domain="tokenvault.v1"))
+def consent_required(*details: Message) -> status_pb2.Status:
     code = grpc.StatusCode.FAILED_PRECONDITION
-    return status_pb2.Status(code=code.value[0], message="challenge the consumer", details=[packed])
+    status = status_pb2.Status(code=code.value[0], message="challenge the consumer")
+    info = error_details_pb2.ErrorInfo(reason="CONSENT_REQUIRED", domain="tokenvault.v1")
+    for detail in (info, *details):
+        status.details.add().Pack(detail)
+    return status
 
 
 def test_the_readme_s_first_snippet(

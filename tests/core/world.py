@@ -13,6 +13,7 @@ from tokenvault_sidecar.adapters.kek import FileKek
 from tokenvault_sidecar.adapters.keyring import KeyKeeper
 from tokenvault_sidecar.core.background import Background
 from tokenvault_sidecar.core.challenges import DelegationRequest
+from tokenvault_sidecar.core.consent import Consent
 from tokenvault_sidecar.core.delegations import Delegations
 from tokenvault_sidecar.core.housekeeping import Housekeeping
 from tokenvault_sidecar.core.model import Brand, Context, ContextKind, ContextSettings, Delegated
@@ -114,6 +115,7 @@ class World:
         self.renewer = Renewer(self.vault, self.revoker, self.settings)
         self.tokens = Tokens(self.vault, self.renewer, self.revoker)
         self.delegations = Delegations(self.vault, self.revoker)
+        self.consent = Consent(self.vault, self.delegations)
         self.rotation = Rotation(self.store, self.vault.sealer, self.vault.keys, now, self.events)
         self.housekeeping = Housekeeping(self.vault, self.renewer, self.revoker, self.rotation, interval=1.0)
 

@@ -48,3 +48,19 @@ async def test_one_who_declines_leaves_nothing_and_the_bot_is_told(house: House)
             await challenge.outcome()
         with pytest.raises(GrantNotFound):
             await vault.get_token("acme", consumer="alice")
+
+
+async def test_a_bot_that_asks_for_a_token_is_given_the_link_with_the_refusal(house: House) -> None:
+    async with connect(house.inner) as vault, connect(house.front) as peer:
+        links = set()
+        for asking in (vault, peer, vault):
+            with pytest.raises(GrantNotFound) as refused:
+                await asking.get_token("acme", conversation="one-call", challenge=True)
+            assert refused.value.challenge is not None
+            links.add(refused.value.challenge)
+        (link,) = links
+        told = asyncio.create_task(vault.watch_delegation(link.delegation_id))
+        await Consumer().come_back(link.authorization_url)
+        assert (await told).granted_scopes
+        assert (await peer.get_token("acme", conversation="one-call", challenge=True)).access_token
+        assert link.authorization_url not in house.logs

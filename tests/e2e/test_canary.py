@@ -20,7 +20,7 @@ from tests.e2e.scripted import CLIENT_ID, consent, issuing, scripted_brand, toke
 from tests.e2e.vaults import OTHER_BOT, SERVICE, STRANGER, Whose, brand, connect, make_vault, running
 from tests.ops.ports import get
 from tests.running import SidecarProcess
-from tokenvault import AsyncTokenVaultClient, TokenVaultError
+from tokenvault import AsyncTokenVaultClient, ConsentRequired, TokenVaultError
 
 Vault = AsyncTokenVaultClient
 
@@ -121,6 +121,13 @@ async def _good_flows(play: Play, bot: Vault, name: str) -> None:
     await play.server.arrived(f"/{name}/revoke", revoked + 2)
     await play.refused(bot.get_token(name, **forgotten))
     await play.challenge(bot, name, forgotten)  # stays pending
+    await play.refused(bot.get_token(name, **forgotten, challenge=True))
+    refused = play.heard[-1]
+    assert isinstance(refused, ConsentRequired)
+    assert refused.challenge is not None
+    play.secrets.know("link of a refusal", refused.challenge.authorization_url)
+    asked = dict(parse_qsl(urlsplit(refused.challenge.authorization_url).query))
+    play.secrets.know("state of a refusal", asked["state"])
 
 
 async def _bad_answers(play: Play, bot: Vault, name: str) -> None:

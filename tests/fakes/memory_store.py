@@ -190,6 +190,11 @@ class MemoryStore:
         await self._turn()
         return self.outcomes.get(key)
 
+    async def latest_outcomes(self, context_key: bytes, *, after: float, limit: int) -> Sequence[OutcomeRow]:
+        await self._turn()
+        rows = [r for r in self.outcomes.values() if r.context_key == context_key and r.purge_at > after]
+        return sorted(rows, key=lambda row: -row.purge_at)[:limit]
+
     async def set_outcome(self, row: OutcomeRow) -> bool:
         await self._turn()
         if row.key not in self.outcomes:

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Callable
 
 from tokenvault_sidecar.core.challenges import DelegationRequest
+from tokenvault_sidecar.core.consent import Consent
 from tokenvault_sidecar.core.delegations import AuthorizationResponse, Challenge, Delegations
 from tokenvault_sidecar.core.errors import GrantNotFound, StateNotFound
 from tokenvault_sidecar.core.model import Context, ContextKind, Delegated, Outcome, Secret
@@ -78,7 +79,7 @@ class FakeDelegations(Delegations):
         self.fails: Exception | None = None
         self.outcomes = FakeOutcomes(self)
 
-    async def start(self, request: DelegationRequest) -> Challenge:
+    async def start(self, request: DelegationRequest, *, wish: bytes | None = None) -> Challenge:
         if self.fails is not None:
             raise self.fails
         self.started.append(request)
@@ -111,6 +112,16 @@ class FakeDelegations(Delegations):
             access_token_expires_at=TOKEN_EXPIRES_AT,
             session_ends_at=SESSION_ENDS_AT if consumer else None,
         )
+
+
+class FakeConsent(Consent):
+    """Starts a new one each time."""
+
+    def __init__(self, delegations: FakeDelegations) -> None:
+        self._delegations = delegations
+
+    async def challenge(self, request: DelegationRequest) -> Challenge:
+        return await self._delegations.start(request)
 
 
 class FakeOutcomes(Outcomes):

@@ -163,7 +163,7 @@ async def target(folder: Path) -> AsyncIterator[Target]:
         record=recorder(audit, world.vault.context_key),
     )
     server, (address,) = build_server(
-        Servicer(world.delegations, world.tokens),
+        Servicer(world.delegations, world.tokens, world.consent),
         guard,
         ["127.0.0.1:0"],
         pki.files,

@@ -20,6 +20,7 @@ from tokenvault_sidecar.api.server import SERVICE, HealthServicer, HealthStatus,
 from tokenvault_sidecar.api.servicer import Servicer
 from tokenvault_sidecar.config import Config
 from tokenvault_sidecar.core.background import Background
+from tokenvault_sidecar.core.consent import Consent
 from tokenvault_sidecar.core.delegations import Delegations
 from tokenvault_sidecar.core.errors import StoreUnavailable
 from tokenvault_sidecar.core.housekeeping import Housekeeping
@@ -96,7 +97,11 @@ class Sidecar:
         )
         self._delegations = Delegations(vault, self._revoker)
         self._server, self.addresses = build_server(
-            Servicer(self._delegations, Tokens(vault, self._renewer, self._revoker)),
+            Servicer(
+                self._delegations,
+                Tokens(vault, self._renewer, self._revoker),
+                Consent(vault, self._delegations),
+            ),
             self._guard,
             config.server.listen,
             tls_files(config),

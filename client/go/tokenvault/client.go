@@ -88,6 +88,9 @@ func (c *Client) GetToken(ctx context.Context, r TokenRequest) (*Token, error) {
 		RejectedTokenVersion: r.RejectedTokenVersion,
 		IncludeIdToken:       r.IncludeIDToken,
 	}
+	if c := r.Challenge; c != nil {
+		request.Challenge = &pb.ChallengeOptions{Scopes: c.Scopes, RedirectUri: c.RedirectURI}
+	}
 	if r.MinTTL != 0 {
 		request.MinTtl = durationpb.New(r.MinTTL)
 	}

@@ -9,6 +9,8 @@ import (
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+
+	pb "tokenvault.example/client/go/tokenvault/v1"
 )
 
 // What a call can fail with, by what to do about it: for errors.Is.
@@ -91,6 +93,8 @@ type Error struct {
 	RetryDelay time.Duration
 	// FieldViolations name the fields at fault.
 	FieldViolations []FieldViolation
+	// Challenge is the link to show, where GetToken was asked for one; else nil.
+	Challenge *Challenge
 
 	family error // nil: by Reason and Code
 }
@@ -134,6 +138,8 @@ func errorFrom(err error, address string) error {
 			}
 		case *errdetails.RetryInfo:
 			ours.RetryDelay = d.GetRetryDelay().AsDuration()
+		case *pb.ConsentChallenge:
+			ours.Challenge = &Challenge{d.GetDelegationId(), d.GetAuthorizationUrl(), instant(d.GetExpireTime())}
 		case *errdetails.BadRequest:
 			for _, v := range d.GetFieldViolations() {
 				ours.FieldViolations = append(ours.FieldViolations, FieldViolation{v.GetField(), v.GetDescription()})

@@ -105,6 +105,14 @@ type TokenRequest struct {
 	RejectedTokenVersion string
 	// IncludeIDToken asks for the id token as well, where policy allows it.
 	IncludeIDToken bool
+	// Challenge asks for a link where there is no token: it is the Error's.
+	Challenge *ChallengeOptions
+}
+
+// ChallengeOptions is what such a link asks for. Both may be empty: the brand's.
+type ChallengeOptions struct {
+	Scopes      []string
+	RedirectURI string
 }
 
 // Token is an access token that is valid now.

@@ -69,6 +69,7 @@ export class TokenVaultClient {
       min_ttl: options.minTtl === undefined ? null : duration(options.minTtl),
       rejected_token_version: options.rejectedTokenVersion ?? "",
       include_id_token: options.includeIdToken ?? false,
+      challenge: challengeOptions(options.challenge),
     };
     return new Token(await this.#call("GetToken", request, options.timeout));
   }
@@ -112,6 +113,11 @@ function context({ consumer, conversation }) {
     throw new TypeError("exactly one of consumer and conversation must be given");
   }
   return consumer ? { consumer: { consumer_id: consumer } } : { conversation: { conversation_id: conversation } };
+}
+
+function challengeOptions(wanted) {
+  if (!wanted) return null;
+  return { scopes: wanted.scopes ?? [], redirect_uri: wanted.redirectUri ?? "" };
 }
 
 function duration(seconds) {

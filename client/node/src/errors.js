@@ -1,6 +1,7 @@
 /** What a call can fail with: one class per family of client/README.md. The reason tells the members of a family apart. */
 
 import protobuf from "protobufjs";
+import { Delegation } from "./models.js";
 
 export class TokenVaultError extends Error {
   constructor(message, { reason = null, code = "UNKNOWN", retryAfter = null, metadata = {} } = {}) {
@@ -13,7 +14,18 @@ export class TokenVaultError extends Error {
   }
 }
 
-export class ConsentRequired extends TokenVaultError {}
+export class ConsentRequired extends TokenVaultError {
+  #challenge = null;
+
+  /** The link to show, where getToken was asked for one; else null. */
+  get challenge() {
+    return this.#challenge;
+  }
+
+  static told(error, challenge) {
+    error.#challenge = challenge;
+  }
+}
 export class ScopeNotGranted extends TokenVaultError {}
 export class DelegationFailed extends TokenVaultError {}
 export class DelegationExpired extends DelegationFailed {}
@@ -71,7 +83,15 @@ const types = protobuf.parse(`
   message RetryInfo { Delay retry_delay = 1; }
   message Violation { string field = 1; string description = 2; }
   message BadRequest { repeated Violation field_violations = 1; }
+  message ConsentChallenge { string authorization_url = 1; string delegation_id = 2; Delay expire_time = 3; }
 `).root;
+
+const DETAILS = {
+  "google.rpc.ErrorInfo": "ErrorInfo",
+  "google.rpc.RetryInfo": "RetryInfo",
+  "google.rpc.BadRequest": "BadRequest",
+  "tokenvault.v1.ConsentChallenge": "ConsentChallenge",
+};
 
 function details(error) {
   const found = {};
@@ -79,8 +99,8 @@ function details(error) {
     const [packed] = error.metadata?.get("grpc-status-details-bin") ?? [];
     if (!packed) return found;
     for (const { typeUrl, value } of types.lookupType("Status").decode(packed).details) {
-      const name = typeUrl.split("google.rpc.")[1];
-      if (["ErrorInfo", "RetryInfo", "BadRequest"].includes(name)) found[name] = types.lookupType(name).decode(value);
+      const name = DETAILS[typeUrl.split("/").at(-1)];
+      if (name) found[name] = types.lookupType(name).decode(value);
     }
   } catch {
     // not the sidecar's: told by the code alone
@@ -90,7 +110,7 @@ function details(error) {
 
 /** Our error for gRPC's; `code` is its name. gRPC's own is not kept: it holds more than may be printed. */
 export function errorFrom(error, code, address, timeout) {
-  const { ErrorInfo: info, RetryInfo: retry, BadRequest: bad } = details(error);
+  const { ErrorInfo: info, RetryInfo: retry, BadRequest: bad, ConsentChallenge: link } = details(error);
   const reason = info?.domain === DOMAIN ? info.reason : null;
   let message = error.details || "no details";
   if (reason === null && code === "UNAVAILABLE") message = `no connection to the sidecar at ${address}: ${message}`;
@@ -107,6 +127,11 @@ export function errorFrom(error, code, address, timeout) {
   });
   if (ours instanceof InvalidRequest && bad) {
     ours.fieldViolations = bad.fieldViolations.map(({ field, description }) => ({ field, description }));
+  }
+  if (ours instanceof ConsentRequired && link) {
+    const answer = { authorization_url: link.authorizationUrl, delegation_id: link.delegationId };
+    const { seconds, nanos } = link.expireTime;
+    ConsentRequired.told(ours, new Delegation({ ...answer, expire_time: { seconds: Number(seconds), nanos } }));
   }
   return ours;
 }

@@ -42,7 +42,7 @@ from tokenvault.errors import (
     UnknownCaller,
     VaultUnreachable,
 )
-from tokenvault.models import Challenge, Delegated, Revocation, Token
+from tokenvault.models import Challenge, ChallengeOptions, Delegated, Revocation, Token
 from tokenvault.source import AsyncTokenSource, TokenSource
 
 __all__ = [
@@ -53,6 +53,7 @@ __all__ = [
     "AsyncTokenSource",
     # answers
     "Challenge",
+    "ChallengeOptions",
     "PendingChallenge",
     "AsyncPendingChallenge",
     "Delegated",

@@ -12,7 +12,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from tokenvault import errors
 from tokenvault._status import failure
-from tokenvault.models import Challenge, Delegated, Revocation, Token
+from tokenvault.models import Challenge, ChallengeOptions, Delegated, Revocation, Token
 from tokenvault.v1 import error_reason_pb2 as reasons
 from tokenvault.v1 import token_vault_pb2 as pb
 
@@ -110,6 +110,7 @@ def get_token(
     min_ttl: float,
     rejected_token_version: str | None,
     include_id_token: bool,
+    challenge: bool | ChallengeOptions,
 ) -> Call[pb.GetTokenRequest, pb.GetTokenResponse, Token]:
     request = pb.GetTokenRequest(
         brand_id=brand,
@@ -118,6 +119,7 @@ def get_token(
         min_ttl=_duration(min_ttl) if min_ttl else None,
         rejected_token_version=rejected_token_version or "",
         include_id_token=include_id_token,
+        challenge=_challenge_options(challenge),
     )
     return Call(request, _token, timeout=10.0)
 
@@ -139,6 +141,13 @@ def context(consumer: str | None, conversation: str | None) -> pb.Context:
 
 def scope_list(scopes: str | Iterable[str]) -> list[str]:
     return scopes.split() if isinstance(scopes, str) else list(scopes)  # RFC 6749 section 3.3
+
+
+def _challenge_options(wanted: bool | ChallengeOptions) -> pb.ChallengeOptions | None:
+    if not wanted:
+        return None
+    options = ChallengeOptions() if wanted is True else wanted
+    return pb.ChallengeOptions(scopes=scope_list(options.scopes), redirect_uri=options.redirect_uri or "")
 
 
 def _challenge(response: pb.StartDelegationResponse) -> Challenge:

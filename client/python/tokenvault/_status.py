@@ -1,6 +1,7 @@
 """From what gRPC raises to the exceptions of `tokenvault.errors`."""
 
 from collections.abc import Mapping
+from datetime import UTC
 from typing import TypeVar
 
 import grpc
@@ -9,6 +10,8 @@ from google.rpc import error_details_pb2, status_pb2  # type: ignore[import-unty
 from grpc_status import rpc_status
 
 from tokenvault import errors
+from tokenvault.models import Challenge
+from tokenvault.v1 import token_vault_pb2 as pb
 
 _DOMAIN = "tokenvault.v1"
 
@@ -71,6 +74,9 @@ def error_from(error: grpc.RpcError, *, address: str, timeout: float) -> errors.
         ours.field_violations = tuple(
             errors.FieldViolation(v.field, v.description) for v in bad.field_violations
         )
+    if isinstance(ours, errors.ConsentRequired) and (told := _detail(status, pb.ConsentChallenge)):
+        end = told.expire_time.ToDatetime(tzinfo=UTC)
+        ours.challenge = Challenge(told.delegation_id, told.authorization_url, end)
     return ours
 
 

@@ -14,7 +14,7 @@ from tokenvault._connection import StrPath, connection, from_environment
 from tokenvault._status import error_from
 from tokenvault.credentials import ClientCredentials
 from tokenvault.errors import BearerInvalid, Unavailable
-from tokenvault.models import Challenge, Delegated, Revocation, Token
+from tokenvault.models import Challenge, ChallengeOptions, Delegated, Revocation, Token
 from tokenvault.source import AsyncTokenSource
 from tokenvault.v1 import token_vault_pb2 as pb
 from tokenvault.v1.token_vault_pb2_grpc import TokenVaultStub
@@ -149,6 +149,7 @@ class AsyncTokenVaultClient:
         min_ttl: float = 0.0,
         rejected_token_version: str | None = None,
         include_id_token: bool = False,
+        challenge: bool | ChallengeOptions = False,
         timeout: float | None = None,
     ) -> Token:
         """A valid access token: as `TokenVaultClient.get_token`."""
@@ -160,6 +161,7 @@ class AsyncTokenVaultClient:
             min_ttl=min_ttl,
             rejected_token_version=rejected_token_version,
             include_id_token=include_id_token,
+            challenge=challenge,
         )
         return await self._make(self._stub.GetToken, call, timeout)
 

@@ -13,7 +13,7 @@ from tokenvault._connection import StrPath, connection, from_environment
 from tokenvault._status import error_from
 from tokenvault.credentials import ClientCredentials
 from tokenvault.errors import BearerInvalid, Unavailable
-from tokenvault.models import Challenge, Delegated, Revocation, Token
+from tokenvault.models import Challenge, ChallengeOptions, Delegated, Revocation, Token
 from tokenvault.source import TokenSource
 from tokenvault.v1 import token_vault_pb2 as pb
 from tokenvault.v1.token_vault_pb2_grpc import TokenVaultStub
@@ -195,6 +195,7 @@ class TokenVaultClient:
         min_ttl: float = 0.0,
         rejected_token_version: str | None = None,
         include_id_token: bool = False,
+        challenge: bool | ChallengeOptions = False,
         timeout: float | None = None,
     ) -> Token:
         """A valid access token, renewed by the sidecar where it must be. Safe to repeat.
@@ -204,9 +205,12 @@ class TokenVaultClient:
         have left, at most 3600. `rejected_token_version`: of a token the
         brand's API answered 401 to, so that it is renewed first.
         `include_id_token`: consumers only, where the policy allows it.
-        `timeout` in seconds.
+        `challenge`: where the consumer must be challenged, have that started
+        too, as `start_delegation` would; its link, the same for all who ask
+        meanwhile, is then the error's `challenge`. `timeout` in seconds.
 
-        Raises ConsentRequired where the consumer must be challenged (again).
+        Raises ConsentRequired where the consumer must be challenged (again);
+        with `challenge`, where there can be no link, as `start_delegation`.
         """
         call = _calls.get_token(
             brand,
@@ -216,6 +220,7 @@ class TokenVaultClient:
             min_ttl=min_ttl,
             rejected_token_version=rejected_token_version,
             include_id_token=include_id_token,
+            challenge=challenge,
         )
         return self._make(self._stub.GetToken, call, timeout)
 

@@ -36,6 +36,8 @@ from dataclasses import dataclass
 
 import grpc
 
+from tokenvault.models import Challenge
+
 
 class TokenVaultError(Exception):
     """A call failed.
@@ -66,7 +68,13 @@ class TokenVaultError(Exception):
 
 
 class ConsentRequired(TokenVaultError):
-    """There is no token to give: challenge the consumer with `start_delegation`."""
+    """There is no token to give: challenge the consumer with `start_delegation`.
+
+    After `get_token(…, challenge=True)` it has been started: `challenge` is
+    the link to show.
+    """
+
+    challenge: Challenge | None = None
 
 
 class GrantNotFound(ConsentRequired):

@@ -1,5 +1,6 @@
 """What calls answer. Times are aware, in UTC; secrets and ids of people are not in any repr."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -16,6 +17,14 @@ class Challenge:
     delegation_id: str
     authorization_url: str = field(repr=False)
     expire_time: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class ChallengeOptions:
+    """What a challenge that goes with a token which cannot be given asks for; both default to the brand's."""
+
+    scopes: str | Iterable[str] = ()
+    redirect_uri: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -93,6 +93,10 @@ _INSERT_OUTCOME = """
     INSERT INTO outcomes (key, context_key, brand, kind, purge_at, sealed) VALUES (?, ?, ?, ?, ?, ?)
 """
 _SELECT_OUTCOME = "SELECT key, context_key, brand, kind, purge_at, sealed FROM outcomes WHERE key = ?"
+_LATEST_OUTCOMES = """
+    SELECT key, context_key, brand, kind, purge_at, sealed FROM outcomes
+    WHERE context_key = ? AND purge_at > ? ORDER BY purge_at DESC LIMIT ?
+"""
 _SET_OUTCOME = "UPDATE outcomes SET purge_at = ?, sealed = ? WHERE key = ?"
 _INSERT_REVOCATION = """
     INSERT INTO revocations (id, brand, due_at, give_up_at, sealed, tries) VALUES (?, ?, ?, ?, ?, ?)
@@ -275,6 +279,10 @@ class SqliteStore:
     async def get_outcome(self, key: bytes) -> OutcomeRow | None:
         rows = self._read(_SELECT_OUTCOME, (key,))
         return sqlite_rows.outcome(rows[0]) if rows else None
+
+    async def latest_outcomes(self, context_key: bytes, *, after: float, limit: int) -> Sequence[OutcomeRow]:
+        rows = self._read(_LATEST_OUTCOMES, (context_key, after, limit))
+        return [sqlite_rows.outcome(row) for row in rows]
 
     async def set_outcome(self, row: OutcomeRow) -> bool:
         return await self._change(_SET_OUTCOME, (row.purge_at, row.sealed, row.key))

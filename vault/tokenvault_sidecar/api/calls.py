@@ -8,6 +8,8 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Final
 
+from google.protobuf.message import Message
+
 from tokenvault_sidecar.core.model import Context
 from tokenvault_sidecar.core.policy import Caller
 from tokenvault_sidecar.core.tracing import CallSpan
@@ -30,6 +32,8 @@ class CallUnderWay:
     context: Context | None = None
     version: str | None = None
     span: CallSpan | None = None
+    detail: Message | None = field(default=None, repr=False)
+    """Goes to the caller with the status, where the call fails; may hold secrets."""
     began: float = field(default_factory=time.perf_counter)
     _request_id: str | None = None
 

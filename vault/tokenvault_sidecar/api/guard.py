@@ -246,7 +246,7 @@ class Guard(grpc.aio.ServerInterceptor):
         self._note(call, error.reason.value)
         if isinstance(error, RateLimited):
             await asyncio.sleep(_HELD_BACK)
-        await abort(context, error, metadata=((REQUEST_ID, call.request_id),))
+        await abort(context, error, metadata=((REQUEST_ID, call.request_id),), detail=call.detail)
 
     def _tell(self, call: CallUnderWay, outcome: str) -> None:
         call.end_span(outcome)

@@ -21,6 +21,7 @@ from tokenvault_sidecar.core.tokens import TokenRequest
 MAX_ID: Final = 256
 MAX_SCOPES: Final = 64
 MAX_SCOPE: Final = 256
+MAX_CHALLENGE_SCOPES: Final = 1024  # what comes back is in an error's metadata, of which clients take 8 KiB
 MAX_PARAMETERS: Final = 16
 MAX_PARAMETER: Final = 1024
 MAX_URI: Final = 2048
@@ -63,17 +64,19 @@ def brand_and_context(
             raise InvalidRequest("context", "is missing: set consumer or conversation")
 
 
-def scopes(request: pb.StartDelegationRequest | pb.GetTokenRequest) -> tuple[str, ...]:
+def scopes(
+    request: pb.StartDelegationRequest | pb.GetTokenRequest | pb.ChallengeOptions, field: str = "scopes"
+) -> tuple[str, ...]:
     """The scopes asked for, each once."""
     asked = request.scopes
     if not asked:
         return ()
     if len(asked) > MAX_SCOPES:
-        raise InvalidRequest("scopes", f"more than {MAX_SCOPES}")
+        raise InvalidRequest(field, f"more than {MAX_SCOPES}")
     for position, scope in enumerate(asked):
         if len(scope) > MAX_SCOPE or not _SCOPE.fullmatch(scope):
             raise InvalidRequest(
-                f"scopes[{position}]",
+                f"{field}[{position}]",
                 f"is no scope-token (RFC 6749 section 3.3) of at most {MAX_SCOPE} bytes",
             )
     return tuple(dict.fromkeys(asked))
@@ -96,6 +99,24 @@ def delegation_request(request: pb.StartDelegationRequest, caller: str) -> Deleg
         redirect_uri=request.redirect_uri or None,
         expected_subject=request.expected_subject or None,
         parameters=_parameters(request.authorization_parameters),
+    )
+
+
+def challenge_options(
+    options: pb.ChallengeOptions, brand: str, context: Context, caller: str
+) -> DelegationRequest:
+    """What a GetTokenRequest of this caller wants to have started where there is no token."""
+    if options.redirect_uri:
+        _check_text("challenge.redirect_uri", options.redirect_uri, MAX_URI)
+    asked = scopes(options, "challenge.scopes")
+    if sum(map(len, asked)) > MAX_CHALLENGE_SCOPES:
+        raise InvalidRequest("challenge.scopes", f"longer than {MAX_CHALLENGE_SCOPES} bytes together")
+    return DelegationRequest(
+        brand=brand,
+        context=context,
+        caller=caller,
+        scopes=asked,
+        redirect_uri=options.redirect_uri or None,
     )
 
 

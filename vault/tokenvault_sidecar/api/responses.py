@@ -34,6 +34,16 @@ def challenge(answer: Challenge) -> pb.StartDelegationResponse:
     return response
 
 
+def consent_challenge(answer: Challenge) -> pb.ConsentChallenge:
+    """The detail of a GetToken that fails because the consumer must be asked."""
+    detail = pb.ConsentChallenge(
+        delegation_id=answer.delegation_id,
+        authorization_url=answer.authorization_url.reveal(),
+    )
+    _set(detail.expire_time, answer.expires_at)
+    return detail
+
+
 def delegated(answer: Delegated) -> pb.CompleteDelegationResponse:
     """The answer to CompleteDelegation."""
     response = pb.CompleteDelegationResponse(

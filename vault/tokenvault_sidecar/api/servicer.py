@@ -13,7 +13,10 @@ from tokenvault.v1 import token_vault_pb2 as pb
 from tokenvault.v1.token_vault_pb2_grpc import TokenVaultServicer
 from tokenvault_sidecar.api import requests, responses
 from tokenvault_sidecar.api.calls import CallUnderWay, current_call
+from tokenvault_sidecar.core.challenges import DelegationRequest
+from tokenvault_sidecar.core.consent import Consent
 from tokenvault_sidecar.core.delegations import Delegations
+from tokenvault_sidecar.core.errors import ConsentNeeded
 from tokenvault_sidecar.core.model import Context
 from tokenvault_sidecar.core.policy import Call, Caller, Policy, Rpc
 from tokenvault_sidecar.core.tokens import Tokens
@@ -24,9 +27,10 @@ _Context = grpc.aio.ServicerContext[Any, Any]
 class Servicer(TokenVaultServicer):
     """`tokenvault.v1.TokenVault`, behind a Guard: it sets the caller, and turns errors into statuses."""
 
-    def __init__(self, delegations: Delegations, tokens: Tokens) -> None:
+    def __init__(self, delegations: Delegations, tokens: Tokens, consent: Consent) -> None:
         self._delegations = delegations
         self._tokens = tokens
+        self._consent = consent
 
     async def StartDelegation(
         self, request: pb.StartDelegationRequest, context: _Context
@@ -76,7 +80,14 @@ class Servicer(TokenVaultServicer):
         scopes = requests.scopes(request)
         wish = Call(Rpc.GET_TOKEN, brand, whose.kind, scopes, request.include_id_token)
         allow = Policy.check(caller, wish)
-        token = await self._tokens.get(requests.token_request(request, brand, whose, scopes, allow))
+        wanted = requests.token_request(request, brand, whose, scopes, allow)
+        challenge = _challenge(request, brand, whose, caller)
+        try:
+            token = await self._tokens.get(wanted)
+        except ConsentNeeded:
+            if challenge is not None:
+                call.detail = responses.consent_challenge(await self._consent.challenge(challenge))
+            raise
         call.version = token.version
         return responses.token(token)
 
@@ -91,3 +102,14 @@ class Servicer(TokenVaultServicer):
 def _call() -> tuple[CallUnderWay, Caller]:
     call = current_call.get()
     return call, call.known_caller
+
+
+def _challenge(
+    request: pb.GetTokenRequest, brand: str, whose: Context, caller: Caller
+) -> DelegationRequest | None:
+    """What to start where there is no token to give. Raises PolicyDenied where the caller may not."""
+    if not request.HasField("challenge"):
+        return None
+    wanted = requests.challenge_options(request.challenge, brand, whose, caller.name)
+    wish = Call(Rpc.START_DELEGATION, brand, whose.kind, wanted.scopes)
+    return replace(wanted, askable=Policy.check(caller, wish).scopes)

@@ -6,6 +6,7 @@ from typing import Any, Final, Never
 
 import grpc
 from google.protobuf.duration_pb2 import Duration
+from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2  # type: ignore[import-untyped]  # typed, but unmarked
 from grpc_status import rpc_status
 
@@ -59,9 +60,13 @@ async def abort(
     error: VaultError,
     *,
     metadata: Sequence[tuple[str, str]] = (),
+    detail: Message | None = None,
 ) -> Never:
-    """End the call with this error's status, and `metadata` beside it."""
-    status = rpc_status.to_status(to_status(error))
+    """End the call with this error's status, `detail` in it, and `metadata` beside it."""
+    told = to_status(error)
+    if detail is not None:
+        told.details.add().Pack(detail)
+    status = rpc_status.to_status(told)
     status = status._replace(trailing_metadata=(*status.trailing_metadata, *metadata))
     if status.code is grpc.StatusCode.UNAVAILABLE:
         # Clients repeat what did not reach us. What did, they repeat when RetryInfo says, not by themselves.

@@ -95,8 +95,8 @@ class Delegations:
         self._revoker = revoker
         self.outcomes = Outcomes(vault)
 
-    async def start(self, request: DelegationRequest) -> Challenge:
-        """A new challenge.
+    async def start(self, request: DelegationRequest, *, wish: bytes | None = None) -> Challenge:
+        """A new challenge. With `wish` its link is kept, to be given again to who has the same.
 
         Raises InvalidRequest, ServerUnavailable, ServerMisconfigured, StoreUnavailable.
         """
@@ -124,10 +124,12 @@ class Delegations:
         )
         server = self._vault.servers[brand.id]
         await server.prepare()
-        url = await server.authorization_url(authorization)
+        url = Secret(await server.authorization_url(authorization))
         row = self._vault.sealer.seal_delegation(state, delegation)
-        await self._vault.store.put_delegation(row, self.outcomes.pending(row.key, delegation))
-        return Challenge(delegation.id, Secret(url), delegation.expires_at)
+        kept = url if wish else None
+        outcome = self.outcomes.pending(row.key, delegation, link=kept, wish=wish)
+        await self._vault.store.put_delegation(row, outcome)
+        return Challenge(delegation.id, url, delegation.expires_at)
 
     async def complete(
         self,

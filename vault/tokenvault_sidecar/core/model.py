@@ -157,7 +157,8 @@ class Outcome:
     """What became of a delegation so far; it outlives the delegation.
 
     `delegation_key` is the delegation's row key. `reason` goes with DENIED
-    and FAILED, `delegated` with COMPLETED.
+    and FAILED, `delegated` with COMPLETED. `link` is that of a pending one
+    which may be given again to who asks for the same, which `wish` tells.
     """
 
     delegation_id: str
@@ -169,6 +170,8 @@ class Outcome:
     status: DelegationStatus = DelegationStatus.PENDING
     reason: Reason | None = None
     delegated: Delegated | None = None
+    link: Secret | None = None
+    wish: bytes | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True)

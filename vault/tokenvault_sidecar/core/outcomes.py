@@ -17,7 +17,14 @@ from tokenvault_sidecar.core.errors import (
     StoreUnavailable,
     VaultError,
 )
-from tokenvault_sidecar.core.model import Context, Delegated, Delegation, DelegationStatus, Outcome
+from tokenvault_sidecar.core.model import (
+    Context,
+    Delegated,
+    Delegation,
+    DelegationStatus,
+    Outcome,
+    Secret,
+)
 from tokenvault_sidecar.core.ports import OutcomeRow
 from tokenvault_sidecar.core.vault import Vault
 
@@ -42,9 +49,14 @@ class Outcomes:
         self._waiting: dict[bytes, set[asyncio.Event]] = {}
         self._closed = False
 
-    def pending(self, key: bytes, delegation: Delegation) -> OutcomeRow:
-        """The row of a delegation that has begun; `key` is the delegation's own row key."""
-        return self._row(_outcome(key, delegation))
+    def pending(
+        self, key: bytes, delegation: Delegation, *, link: Secret | None = None, wish: bytes | None = None
+    ) -> OutcomeRow:
+        """The row of a delegation that has begun; `key` is the delegation's own row key.
+
+        With `link` it may be given again, to who has this `wish`.
+        """
+        return self._row(replace(_outcome(key, delegation), link=link, wish=wish))
 
     def completed(self, key: bytes, delegation: Delegation, delegated: Delegated) -> OutcomeRow:
         """The row of one that succeeded, to be written with the grant; then `wake`."""

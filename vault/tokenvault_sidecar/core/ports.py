@@ -243,6 +243,9 @@ class Store(Protocol):
     async def get_outcome(self, key: bytes) -> OutcomeRow | None:
         """The row, or None."""
 
+    async def latest_outcomes(self, context_key: bytes, *, after: float, limit: int) -> Sequence[OutcomeRow]:
+        """The context's rows whose `purge_at` is after this; the latest first."""
+
     async def set_outcome(self, row: OutcomeRow) -> bool:
         """Write the row where one of its key is there. False: none is, nothing written."""
 

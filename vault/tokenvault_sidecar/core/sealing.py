@@ -215,6 +215,8 @@ class Sealer:
                 delegated.access_token_expires_at,
                 delegated.session_ends_at,
             ],
+            "u": _reveal(outcome.link),
+            "w": outcome.wish and outcome.wish.hex(),
         }
         return OutcomeRow(
             key=key,
@@ -250,7 +252,13 @@ class Sealer:
             status=DelegationStatus(r["st"]),
             reason=r["why"] and Reason(r["why"]),
             delegated=delegated,
+            link=_secret(r.get("u")),  # older records have neither
+            wish=bytes.fromhex(r["w"]) if r.get("w") else None,
         )
+
+    def wish(self, *parts: str) -> bytes:
+        """What tells requests for the same link from others: 32 bytes, blind."""
+        return self._blind("wish", *parts)
 
     def seal_revocation(self, row_id: str, brand: str, token: Secret, hint: str) -> bytes:
         return self._seal({"t": token.reveal(), "h": hint}, "revocations", row_id.encode(), brand, "", "")

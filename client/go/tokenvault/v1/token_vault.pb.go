@@ -821,8 +821,13 @@ type GetTokenRequest struct {
 	// Whether to return the id token as well. Consumer contexts only, and only
 	// for callers whose policy allows it.
 	IncludeIdToken bool `protobuf:"varint,6,opt,name=include_id_token,json=includeIdToken,proto3" json:"include_id_token,omitempty"`
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	// Where set, a call that would fail with GRANT_NOT_FOUND, CONSENT_REQUIRED or
+	// SESSION_ENDED starts a delegation, and its error carries the link as
+	// ConsentChallenge. Where there can be no link the call fails by the reasons
+	// of StartDelegation instead, which the caller's policy must allow too.
+	Challenge     *ChallengeOptions `protobuf:"bytes,7,opt,name=challenge,proto3" json:"challenge,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *GetTokenRequest) Reset() {
@@ -897,6 +902,138 @@ func (x *GetTokenRequest) GetIncludeIdToken() bool {
 	return false
 }
 
+func (x *GetTokenRequest) GetChallenge() *ChallengeOptions {
+	if x != nil {
+		return x.Challenge
+	}
+	return nil
+}
+
+// What the link asks for where there is no token to give. All may be empty.
+type ChallengeOptions struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The scopes to ask for, as in StartDelegation. Empty: the brand's default
+	// for this kind of context.
+	Scopes []string `protobuf:"bytes,1,rep,name=scopes,proto3" json:"scopes,omitempty"`
+	// Where the authorization server sends the consumer back to, as in
+	// StartDelegation. Empty: the brand's first.
+	RedirectUri   string `protobuf:"bytes,2,opt,name=redirect_uri,json=redirectUri,proto3" json:"redirect_uri,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ChallengeOptions) Reset() {
+	*x = ChallengeOptions{}
+	mi := &file_tokenvault_v1_token_vault_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ChallengeOptions) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ChallengeOptions) ProtoMessage() {}
+
+func (x *ChallengeOptions) ProtoReflect() protoreflect.Message {
+	mi := &file_tokenvault_v1_token_vault_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ChallengeOptions.ProtoReflect.Descriptor instead.
+func (*ChallengeOptions) Descriptor() ([]byte, []int) {
+	return file_tokenvault_v1_token_vault_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *ChallengeOptions) GetScopes() []string {
+	if x != nil {
+		return x.Scopes
+	}
+	return nil
+}
+
+func (x *ChallengeOptions) GetRedirectUri() string {
+	if x != nil {
+		return x.RedirectUri
+	}
+	return ""
+}
+
+// Among the details of a GetToken that failed because the consumer must be
+// asked: the link to show. The same link is given again while it is pending and
+// good for a while yet; only some new ones are made for a context in that time,
+// more is RATE_LIMITED.
+type ConsentChallenge struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The link to open in the consumer's browser: give it to the consumer, never
+	// to a log.
+	AuthorizationUrl string `protobuf:"bytes,1,opt,name=authorization_url,json=authorizationUrl,proto3" json:"authorization_url,omitempty"`
+	// Names the delegation, for WatchDelegation. Not a secret.
+	DelegationId string `protobuf:"bytes,2,opt,name=delegation_id,json=delegationId,proto3" json:"delegation_id,omitempty"`
+	// When the link stops working.
+	ExpireTime    *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=expire_time,json=expireTime,proto3" json:"expire_time,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ConsentChallenge) Reset() {
+	*x = ConsentChallenge{}
+	mi := &file_tokenvault_v1_token_vault_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ConsentChallenge) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ConsentChallenge) ProtoMessage() {}
+
+func (x *ConsentChallenge) ProtoReflect() protoreflect.Message {
+	mi := &file_tokenvault_v1_token_vault_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ConsentChallenge.ProtoReflect.Descriptor instead.
+func (*ConsentChallenge) Descriptor() ([]byte, []int) {
+	return file_tokenvault_v1_token_vault_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *ConsentChallenge) GetAuthorizationUrl() string {
+	if x != nil {
+		return x.AuthorizationUrl
+	}
+	return ""
+}
+
+func (x *ConsentChallenge) GetDelegationId() string {
+	if x != nil {
+		return x.DelegationId
+	}
+	return ""
+}
+
+func (x *ConsentChallenge) GetExpireTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.ExpireTime
+	}
+	return nil
+}
+
 // A valid access token.
 type GetTokenResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -923,7 +1060,7 @@ type GetTokenResponse struct {
 
 func (x *GetTokenResponse) Reset() {
 	*x = GetTokenResponse{}
-	mi := &file_tokenvault_v1_token_vault_proto_msgTypes[10]
+	mi := &file_tokenvault_v1_token_vault_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -935,7 +1072,7 @@ func (x *GetTokenResponse) String() string {
 func (*GetTokenResponse) ProtoMessage() {}
 
 func (x *GetTokenResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tokenvault_v1_token_vault_proto_msgTypes[10]
+	mi := &file_tokenvault_v1_token_vault_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -948,7 +1085,7 @@ func (x *GetTokenResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetTokenResponse.ProtoReflect.Descriptor instead.
 func (*GetTokenResponse) Descriptor() ([]byte, []int) {
-	return file_tokenvault_v1_token_vault_proto_rawDescGZIP(), []int{10}
+	return file_tokenvault_v1_token_vault_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *GetTokenResponse) GetAccessToken() string {
@@ -1013,7 +1150,7 @@ type InvalidateRequest struct {
 
 func (x *InvalidateRequest) Reset() {
 	*x = InvalidateRequest{}
-	mi := &file_tokenvault_v1_token_vault_proto_msgTypes[11]
+	mi := &file_tokenvault_v1_token_vault_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1025,7 +1162,7 @@ func (x *InvalidateRequest) String() string {
 func (*InvalidateRequest) ProtoMessage() {}
 
 func (x *InvalidateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tokenvault_v1_token_vault_proto_msgTypes[11]
+	mi := &file_tokenvault_v1_token_vault_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1038,7 +1175,7 @@ func (x *InvalidateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InvalidateRequest.ProtoReflect.Descriptor instead.
 func (*InvalidateRequest) Descriptor() ([]byte, []int) {
-	return file_tokenvault_v1_token_vault_proto_rawDescGZIP(), []int{11}
+	return file_tokenvault_v1_token_vault_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *InvalidateRequest) GetBrandId() string {
@@ -1066,7 +1203,7 @@ type InvalidateResponse struct {
 
 func (x *InvalidateResponse) Reset() {
 	*x = InvalidateResponse{}
-	mi := &file_tokenvault_v1_token_vault_proto_msgTypes[12]
+	mi := &file_tokenvault_v1_token_vault_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1078,7 +1215,7 @@ func (x *InvalidateResponse) String() string {
 func (*InvalidateResponse) ProtoMessage() {}
 
 func (x *InvalidateResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tokenvault_v1_token_vault_proto_msgTypes[12]
+	mi := &file_tokenvault_v1_token_vault_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1091,7 +1228,7 @@ func (x *InvalidateResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InvalidateResponse.ProtoReflect.Descriptor instead.
 func (*InvalidateResponse) Descriptor() ([]byte, []int) {
-	return file_tokenvault_v1_token_vault_proto_rawDescGZIP(), []int{12}
+	return file_tokenvault_v1_token_vault_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *InvalidateResponse) GetRevocation() Revocation {
@@ -1124,10 +1261,10 @@ const file_tokenvault_v1_token_vault_proto_rawDesc = "" +
 	"\x18authorization_parameters\x18\x06 \x03(\v2B.tokenvault.v1.StartDelegationRequest.AuthorizationParametersEntryR\x17authorizationParameters\x1aJ\n" +
 	"\x1cAuthorizationParametersEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xa8\x01\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xad\x01\n" +
 	"\x17StartDelegationResponse\x12#\n" +
-	"\rdelegation_id\x18\x01 \x01(\tR\fdelegationId\x12+\n" +
-	"\x11authorization_url\x18\x02 \x01(\tR\x10authorizationUrl\x12;\n" +
+	"\rdelegation_id\x18\x01 \x01(\tR\fdelegationId\x120\n" +
+	"\x11authorization_url\x18\x02 \x01(\tB\x03\x80\x01\x01R\x10authorizationUrl\x12;\n" +
 	"\vexpire_time\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
 	"expireTime\"\x9a\x01\n" +
 	"\x19CompleteDelegationRequest\x12\x14\n" +
@@ -1150,14 +1287,23 @@ const file_tokenvault_v1_token_vault_proto_rawDesc = "" +
 	"\x06reason\x18\x02 \x01(\x0e2\x1a.tokenvault.v1.ErrorReasonR\x06reason\x12;\n" +
 	"\vexpire_time\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
 	"expireTime\x12G\n" +
-	"\tdelegated\x18\x04 \x01(\v2).tokenvault.v1.CompleteDelegationResponseR\tdelegated\"\x8a\x02\n" +
+	"\tdelegated\x18\x04 \x01(\v2).tokenvault.v1.CompleteDelegationResponseR\tdelegated\"\xc9\x02\n" +
 	"\x0fGetTokenRequest\x12\x19\n" +
 	"\bbrand_id\x18\x01 \x01(\tR\abrandId\x120\n" +
 	"\acontext\x18\x02 \x01(\v2\x16.tokenvault.v1.ContextR\acontext\x12\x16\n" +
 	"\x06scopes\x18\x03 \x03(\tR\x06scopes\x122\n" +
 	"\amin_ttl\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\x06minTtl\x124\n" +
 	"\x16rejected_token_version\x18\x05 \x01(\tR\x14rejectedTokenVersion\x12(\n" +
-	"\x10include_id_token\x18\x06 \x01(\bR\x0eincludeIdToken\"\x8f\x02\n" +
+	"\x10include_id_token\x18\x06 \x01(\bR\x0eincludeIdToken\x12=\n" +
+	"\tchallenge\x18\a \x01(\v2\x1f.tokenvault.v1.ChallengeOptionsR\tchallenge\"M\n" +
+	"\x10ChallengeOptions\x12\x16\n" +
+	"\x06scopes\x18\x01 \x03(\tR\x06scopes\x12!\n" +
+	"\fredirect_uri\x18\x02 \x01(\tR\vredirectUri\"\xa6\x01\n" +
+	"\x10ConsentChallenge\x120\n" +
+	"\x11authorization_url\x18\x01 \x01(\tB\x03\x80\x01\x01R\x10authorizationUrl\x12#\n" +
+	"\rdelegation_id\x18\x02 \x01(\tR\fdelegationId\x12;\n" +
+	"\vexpire_time\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
+	"expireTime\"\x8f\x02\n" +
 	"\x10GetTokenResponse\x12&\n" +
 	"\faccess_token\x18\x01 \x01(\tB\x03\x80\x01\x01R\vaccessToken\x12\x1d\n" +
 	"\n" +
@@ -1211,7 +1357,7 @@ func file_tokenvault_v1_token_vault_proto_rawDescGZIP() []byte {
 }
 
 var file_tokenvault_v1_token_vault_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_tokenvault_v1_token_vault_proto_msgTypes = make([]protoimpl.MessageInfo, 14)
+var file_tokenvault_v1_token_vault_proto_msgTypes = make([]protoimpl.MessageInfo, 16)
 var file_tokenvault_v1_token_vault_proto_goTypes = []any{
 	(DelegationStatus)(0),              // 0: tokenvault.v1.DelegationStatus
 	(Revocation)(0),                    // 1: tokenvault.v1.Revocation
@@ -1225,47 +1371,51 @@ var file_tokenvault_v1_token_vault_proto_goTypes = []any{
 	(*WatchDelegationRequest)(nil),     // 9: tokenvault.v1.WatchDelegationRequest
 	(*WatchDelegationResponse)(nil),    // 10: tokenvault.v1.WatchDelegationResponse
 	(*GetTokenRequest)(nil),            // 11: tokenvault.v1.GetTokenRequest
-	(*GetTokenResponse)(nil),           // 12: tokenvault.v1.GetTokenResponse
-	(*InvalidateRequest)(nil),          // 13: tokenvault.v1.InvalidateRequest
-	(*InvalidateResponse)(nil),         // 14: tokenvault.v1.InvalidateResponse
-	nil,                                // 15: tokenvault.v1.StartDelegationRequest.AuthorizationParametersEntry
-	(*timestamppb.Timestamp)(nil),      // 16: google.protobuf.Timestamp
-	(ErrorReason)(0),                   // 17: tokenvault.v1.ErrorReason
-	(*durationpb.Duration)(nil),        // 18: google.protobuf.Duration
+	(*ChallengeOptions)(nil),           // 12: tokenvault.v1.ChallengeOptions
+	(*ConsentChallenge)(nil),           // 13: tokenvault.v1.ConsentChallenge
+	(*GetTokenResponse)(nil),           // 14: tokenvault.v1.GetTokenResponse
+	(*InvalidateRequest)(nil),          // 15: tokenvault.v1.InvalidateRequest
+	(*InvalidateResponse)(nil),         // 16: tokenvault.v1.InvalidateResponse
+	nil,                                // 17: tokenvault.v1.StartDelegationRequest.AuthorizationParametersEntry
+	(*timestamppb.Timestamp)(nil),      // 18: google.protobuf.Timestamp
+	(ErrorReason)(0),                   // 19: tokenvault.v1.ErrorReason
+	(*durationpb.Duration)(nil),        // 20: google.protobuf.Duration
 }
 var file_tokenvault_v1_token_vault_proto_depIdxs = []int32{
 	3,  // 0: tokenvault.v1.Context.consumer:type_name -> tokenvault.v1.ConsumerContext
 	4,  // 1: tokenvault.v1.Context.conversation:type_name -> tokenvault.v1.ConversationContext
 	2,  // 2: tokenvault.v1.StartDelegationRequest.context:type_name -> tokenvault.v1.Context
-	15, // 3: tokenvault.v1.StartDelegationRequest.authorization_parameters:type_name -> tokenvault.v1.StartDelegationRequest.AuthorizationParametersEntry
-	16, // 4: tokenvault.v1.StartDelegationResponse.expire_time:type_name -> google.protobuf.Timestamp
+	17, // 3: tokenvault.v1.StartDelegationRequest.authorization_parameters:type_name -> tokenvault.v1.StartDelegationRequest.AuthorizationParametersEntry
+	18, // 4: tokenvault.v1.StartDelegationResponse.expire_time:type_name -> google.protobuf.Timestamp
 	2,  // 5: tokenvault.v1.CompleteDelegationResponse.context:type_name -> tokenvault.v1.Context
-	16, // 6: tokenvault.v1.CompleteDelegationResponse.access_token_expire_time:type_name -> google.protobuf.Timestamp
-	16, // 7: tokenvault.v1.CompleteDelegationResponse.session_expire_time:type_name -> google.protobuf.Timestamp
+	18, // 6: tokenvault.v1.CompleteDelegationResponse.access_token_expire_time:type_name -> google.protobuf.Timestamp
+	18, // 7: tokenvault.v1.CompleteDelegationResponse.session_expire_time:type_name -> google.protobuf.Timestamp
 	0,  // 8: tokenvault.v1.WatchDelegationResponse.status:type_name -> tokenvault.v1.DelegationStatus
-	17, // 9: tokenvault.v1.WatchDelegationResponse.reason:type_name -> tokenvault.v1.ErrorReason
-	16, // 10: tokenvault.v1.WatchDelegationResponse.expire_time:type_name -> google.protobuf.Timestamp
+	19, // 9: tokenvault.v1.WatchDelegationResponse.reason:type_name -> tokenvault.v1.ErrorReason
+	18, // 10: tokenvault.v1.WatchDelegationResponse.expire_time:type_name -> google.protobuf.Timestamp
 	8,  // 11: tokenvault.v1.WatchDelegationResponse.delegated:type_name -> tokenvault.v1.CompleteDelegationResponse
 	2,  // 12: tokenvault.v1.GetTokenRequest.context:type_name -> tokenvault.v1.Context
-	18, // 13: tokenvault.v1.GetTokenRequest.min_ttl:type_name -> google.protobuf.Duration
-	16, // 14: tokenvault.v1.GetTokenResponse.expire_time:type_name -> google.protobuf.Timestamp
-	2,  // 15: tokenvault.v1.InvalidateRequest.context:type_name -> tokenvault.v1.Context
-	1,  // 16: tokenvault.v1.InvalidateResponse.revocation:type_name -> tokenvault.v1.Revocation
-	5,  // 17: tokenvault.v1.TokenVault.StartDelegation:input_type -> tokenvault.v1.StartDelegationRequest
-	7,  // 18: tokenvault.v1.TokenVault.CompleteDelegation:input_type -> tokenvault.v1.CompleteDelegationRequest
-	9,  // 19: tokenvault.v1.TokenVault.WatchDelegation:input_type -> tokenvault.v1.WatchDelegationRequest
-	11, // 20: tokenvault.v1.TokenVault.GetToken:input_type -> tokenvault.v1.GetTokenRequest
-	13, // 21: tokenvault.v1.TokenVault.Invalidate:input_type -> tokenvault.v1.InvalidateRequest
-	6,  // 22: tokenvault.v1.TokenVault.StartDelegation:output_type -> tokenvault.v1.StartDelegationResponse
-	8,  // 23: tokenvault.v1.TokenVault.CompleteDelegation:output_type -> tokenvault.v1.CompleteDelegationResponse
-	10, // 24: tokenvault.v1.TokenVault.WatchDelegation:output_type -> tokenvault.v1.WatchDelegationResponse
-	12, // 25: tokenvault.v1.TokenVault.GetToken:output_type -> tokenvault.v1.GetTokenResponse
-	14, // 26: tokenvault.v1.TokenVault.Invalidate:output_type -> tokenvault.v1.InvalidateResponse
-	22, // [22:27] is the sub-list for method output_type
-	17, // [17:22] is the sub-list for method input_type
-	17, // [17:17] is the sub-list for extension type_name
-	17, // [17:17] is the sub-list for extension extendee
-	0,  // [0:17] is the sub-list for field type_name
+	20, // 13: tokenvault.v1.GetTokenRequest.min_ttl:type_name -> google.protobuf.Duration
+	12, // 14: tokenvault.v1.GetTokenRequest.challenge:type_name -> tokenvault.v1.ChallengeOptions
+	18, // 15: tokenvault.v1.ConsentChallenge.expire_time:type_name -> google.protobuf.Timestamp
+	18, // 16: tokenvault.v1.GetTokenResponse.expire_time:type_name -> google.protobuf.Timestamp
+	2,  // 17: tokenvault.v1.InvalidateRequest.context:type_name -> tokenvault.v1.Context
+	1,  // 18: tokenvault.v1.InvalidateResponse.revocation:type_name -> tokenvault.v1.Revocation
+	5,  // 19: tokenvault.v1.TokenVault.StartDelegation:input_type -> tokenvault.v1.StartDelegationRequest
+	7,  // 20: tokenvault.v1.TokenVault.CompleteDelegation:input_type -> tokenvault.v1.CompleteDelegationRequest
+	9,  // 21: tokenvault.v1.TokenVault.WatchDelegation:input_type -> tokenvault.v1.WatchDelegationRequest
+	11, // 22: tokenvault.v1.TokenVault.GetToken:input_type -> tokenvault.v1.GetTokenRequest
+	15, // 23: tokenvault.v1.TokenVault.Invalidate:input_type -> tokenvault.v1.InvalidateRequest
+	6,  // 24: tokenvault.v1.TokenVault.StartDelegation:output_type -> tokenvault.v1.StartDelegationResponse
+	8,  // 25: tokenvault.v1.TokenVault.CompleteDelegation:output_type -> tokenvault.v1.CompleteDelegationResponse
+	10, // 26: tokenvault.v1.TokenVault.WatchDelegation:output_type -> tokenvault.v1.WatchDelegationResponse
+	14, // 27: tokenvault.v1.TokenVault.GetToken:output_type -> tokenvault.v1.GetTokenResponse
+	16, // 28: tokenvault.v1.TokenVault.Invalidate:output_type -> tokenvault.v1.InvalidateResponse
+	24, // [24:29] is the sub-list for method output_type
+	19, // [19:24] is the sub-list for method input_type
+	19, // [19:19] is the sub-list for extension type_name
+	19, // [19:19] is the sub-list for extension extendee
+	0,  // [0:19] is the sub-list for field type_name
 }
 
 func init() { file_tokenvault_v1_token_vault_proto_init() }
@@ -1284,7 +1434,7 @@ func file_tokenvault_v1_token_vault_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_tokenvault_v1_token_vault_proto_rawDesc), len(file_tokenvault_v1_token_vault_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   14,
+			NumMessages:   16,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

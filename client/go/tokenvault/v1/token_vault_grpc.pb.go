@@ -94,13 +94,15 @@ type TokenVaultClient interface {
 	//
 	// Effect: may redeem the refresh token, once per token version however many
 	// callers ask; again only where the authorization server said that it did not
-	// act, or never answered. Safe to repeat.
+	// act, or never answered. With challenge, may start a delegation, or answer
+	// with a pending one of the same caller, context and wish. Safe to repeat.
 	//
 	// Callers: bot runtimes for both kinds of context; brand services for
 	// consumer contexts only, by policy.
 	//
 	// Reasons: GRANT_NOT_FOUND, CONSENT_REQUIRED, SESSION_ENDED (challenge the
-	// consumer), SCOPE_NOT_GRANTED, INVALID_REQUEST, POLICY_DENIED,
+	// consumer; with challenge, ConsentChallenge is among the error's details),
+	// SCOPE_NOT_GRANTED, INVALID_REQUEST, POLICY_DENIED,
 	// UNKNOWN_CALLER, BEARER_INVALID, AS_UNAVAILABLE, AS_MISCONFIGURED,
 	// RATE_LIMITED, STORE_UNAVAILABLE.
 	GetToken(ctx context.Context, in *GetTokenRequest, opts ...grpc.CallOption) (*GetTokenResponse, error)
@@ -238,13 +240,15 @@ type TokenVaultServer interface {
 	//
 	// Effect: may redeem the refresh token, once per token version however many
 	// callers ask; again only where the authorization server said that it did not
-	// act, or never answered. Safe to repeat.
+	// act, or never answered. With challenge, may start a delegation, or answer
+	// with a pending one of the same caller, context and wish. Safe to repeat.
 	//
 	// Callers: bot runtimes for both kinds of context; brand services for
 	// consumer contexts only, by policy.
 	//
 	// Reasons: GRANT_NOT_FOUND, CONSENT_REQUIRED, SESSION_ENDED (challenge the
-	// consumer), SCOPE_NOT_GRANTED, INVALID_REQUEST, POLICY_DENIED,
+	// consumer; with challenge, ConsentChallenge is among the error's details),
+	// SCOPE_NOT_GRANTED, INVALID_REQUEST, POLICY_DENIED,
 	// UNKNOWN_CALLER, BEARER_INVALID, AS_UNAVAILABLE, AS_MISCONFIGURED,
 	// RATE_LIMITED, STORE_UNAVAILABLE.
 	GetToken(context.Context, *GetTokenRequest) (*GetTokenResponse, error)

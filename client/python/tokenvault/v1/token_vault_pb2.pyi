@@ -451,6 +451,7 @@ class GetTokenRequest(message.Message):
     MIN_TTL_FIELD_NUMBER: builtins.int
     REJECTED_TOKEN_VERSION_FIELD_NUMBER: builtins.int
     INCLUDE_ID_TOKEN_FIELD_NUMBER: builtins.int
+    CHALLENGE_FIELD_NUMBER: builtins.int
     brand_id: builtins.str
     """The configured brand. Required."""
     rejected_token_version: builtins.str
@@ -476,6 +477,14 @@ class GetTokenRequest(message.Message):
         whole life only half is asked.
         """
 
+    @builtins.property
+    def challenge(self) -> ChallengeOptions:
+        """Where set, a call that would fail with GRANT_NOT_FOUND, CONSENT_REQUIRED or
+        SESSION_ENDED starts a delegation, and its error carries the link as
+        ConsentChallenge. Where there can be no link the call fails by the reasons
+        of StartDelegation instead, which the caller's policy must allow too.
+        """
+
     def __init__(
         self,
         *,
@@ -485,10 +494,77 @@ class GetTokenRequest(message.Message):
         min_ttl: duration_pb2.Duration | None = ...,
         rejected_token_version: builtins.str = ...,
         include_id_token: builtins.bool = ...,
+        challenge: ChallengeOptions | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["context", b"context", "min_ttl", b"min_ttl"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = typing.Literal["challenge", b"challenge", "context", b"context", "min_ttl", b"min_ttl"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["brand_id", b"brand_id", "context", b"context", "include_id_token", b"include_id_token", "min_ttl", b"min_ttl", "rejected_token_version", b"rejected_token_version", "scopes", b"scopes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["brand_id", b"brand_id", "challenge", b"challenge", "context", b"context", "include_id_token", b"include_id_token", "min_ttl", b"min_ttl", "rejected_token_version", b"rejected_token_version", "scopes", b"scopes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class ChallengeOptions(message.Message):
+    """What the link asks for where there is no token to give. All may be empty."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    SCOPES_FIELD_NUMBER: builtins.int
+    REDIRECT_URI_FIELD_NUMBER: builtins.int
+    redirect_uri: builtins.str
+    """Where the authorization server sends the consumer back to, as in
+    StartDelegation. Empty: the brand's first.
+    """
+    @builtins.property
+    def scopes(self) -> containers.RepeatedScalarFieldContainer[builtins.str]:
+        """The scopes to ask for, as in StartDelegation. Empty: the brand's default
+        for this kind of context.
+        """
+
+    def __init__(
+        self,
+        *,
+        scopes: abc.Iterable[builtins.str] | None = ...,
+        redirect_uri: builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["redirect_uri", b"redirect_uri", "scopes", b"scopes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class ConsentChallenge(message.Message):
+    """Among the details of a GetToken that failed because the consumer must be
+    asked: the link to show. The same link is given again while it is pending and
+    good for a while yet; only some new ones are made for a context in that time,
+    more is RATE_LIMITED.
+    """
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    AUTHORIZATION_URL_FIELD_NUMBER: builtins.int
+    DELEGATION_ID_FIELD_NUMBER: builtins.int
+    EXPIRE_TIME_FIELD_NUMBER: builtins.int
+    authorization_url: builtins.str
+    """The link to open in the consumer's browser: give it to the consumer, never
+    to a log.
+    """
+    delegation_id: builtins.str
+    """Names the delegation, for WatchDelegation. Not a secret."""
+    @builtins.property
+    def expire_time(self) -> timestamp_pb2.Timestamp:
+        """When the link stops working."""
+
+    def __init__(
+        self,
+        *,
+        authorization_url: builtins.str = ...,
+        delegation_id: builtins.str = ...,
+        expire_time: timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["expire_time", b"expire_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["authorization_url", b"authorization_url", "delegation_id", b"delegation_id", "expire_time", b"expire_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

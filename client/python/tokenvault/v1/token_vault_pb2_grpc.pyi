@@ -99,13 +99,15 @@ class TokenVaultStub:
 
     Effect: may redeem the refresh token, once per token version however many
     callers ask; again only where the authorization server said that it did not
-    act, or never answered. Safe to repeat.
+    act, or never answered. With challenge, may start a delegation, or answer
+    with a pending one of the same caller, context and wish. Safe to repeat.
 
     Callers: bot runtimes for both kinds of context; brand services for
     consumer contexts only, by policy.
 
     Reasons: GRANT_NOT_FOUND, CONSENT_REQUIRED, SESSION_ENDED (challenge the
-    consumer), SCOPE_NOT_GRANTED, INVALID_REQUEST, POLICY_DENIED,
+    consumer; with challenge, ConsentChallenge is among the error's details),
+    SCOPE_NOT_GRANTED, INVALID_REQUEST, POLICY_DENIED,
     UNKNOWN_CALLER, BEARER_INVALID, AS_UNAVAILABLE, AS_MISCONFIGURED,
     RATE_LIMITED, STORE_UNAVAILABLE.
     """
@@ -180,13 +182,15 @@ class TokenVaultAsyncStub(TokenVaultStub):
 
     Effect: may redeem the refresh token, once per token version however many
     callers ask; again only where the authorization server said that it did not
-    act, or never answered. Safe to repeat.
+    act, or never answered. With challenge, may start a delegation, or answer
+    with a pending one of the same caller, context and wish. Safe to repeat.
 
     Callers: bot runtimes for both kinds of context; brand services for
     consumer contexts only, by policy.
 
     Reasons: GRANT_NOT_FOUND, CONSENT_REQUIRED, SESSION_ENDED (challenge the
-    consumer), SCOPE_NOT_GRANTED, INVALID_REQUEST, POLICY_DENIED,
+    consumer; with challenge, ConsentChallenge is among the error's details),
+    SCOPE_NOT_GRANTED, INVALID_REQUEST, POLICY_DENIED,
     UNKNOWN_CALLER, BEARER_INVALID, AS_UNAVAILABLE, AS_MISCONFIGURED,
     RATE_LIMITED, STORE_UNAVAILABLE.
     """
@@ -282,13 +286,15 @@ class TokenVaultServicer(metaclass=abc_1.ABCMeta):
 
         Effect: may redeem the refresh token, once per token version however many
         callers ask; again only where the authorization server said that it did not
-        act, or never answered. Safe to repeat.
+        act, or never answered. With challenge, may start a delegation, or answer
+        with a pending one of the same caller, context and wish. Safe to repeat.
 
         Callers: bot runtimes for both kinds of context; brand services for
         consumer contexts only, by policy.
 
         Reasons: GRANT_NOT_FOUND, CONSENT_REQUIRED, SESSION_ENDED (challenge the
-        consumer), SCOPE_NOT_GRANTED, INVALID_REQUEST, POLICY_DENIED,
+        consumer; with challenge, ConsentChallenge is among the error's details),
+        SCOPE_NOT_GRANTED, INVALID_REQUEST, POLICY_DENIED,
         UNKNOWN_CALLER, BEARER_INVALID, AS_UNAVAILABLE, AS_MISCONFIGURED,
         RATE_LIMITED, STORE_UNAVAILABLE.
         """
