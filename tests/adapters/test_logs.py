@@ -52,6 +52,7 @@ configure_logging("info", "json", lambda: {"brand": "the call's", "request_id": 
 async def main():
     for number in range(100):
         LogEvents()("revocation_waits", brand="acme", reason="AS_UNAVAILABLE", tries=number)
+        LogEvents()("reloaded")
     LogEvents()("revocation_waits", brand="umbrella", reason="AS_UNAVAILABLE", tries=1)
     LogEvents()("purged", grants=7)
     await asyncio.sleep(0.4)
@@ -69,6 +70,7 @@ def test_of_lines_alike_the_first_few_are_logged_and_then_how_many_more_there_we
         100,
     ]
     assert [line["event"] for line in lines if line.get("brand") == "umbrella"] == ["revocation_waits"]
+    assert len([line for line in lines if line["event"] == "reloaded"]) == 100  # who did that waits for it
     [purged] = [line for line in lines if line["event"] == "purged"]
     assert purged["brand"] == "the call's"  # what is known of the call, where the line does not say
     assert purged["request_id"] == "r-1"

@@ -17,6 +17,9 @@ WINDOW: Final = 10.0
 _ALIKE: Final = ("event", "level", "brand", "caller", "rpc", "outcome", "reason", "task", "what", "method")
 """Lines that agree in these are alike, whatever else is in them."""
 
+_EACH: Final = frozenset({"reloaded", "reload_refused", "restart_needed"})
+"""Answers to what an operator did, who waits for them."""
+
 _MOST: Final = 1000
 """Windows at once; further lines are alike if their event is. Callers may name brands that there are not."""
 
@@ -40,7 +43,7 @@ class Repeats:
             loop = asyncio.get_running_loop()
         except RuntimeError:
             return line
-        if _SUPPRESSED in line:
+        if _SUPPRESSED in line or line.get("event") in _EACH:
             return line
         key = tuple(str(line[name]) if name in line else None for name in _ALIKE)
         if key not in self._windows and len(self._windows) >= _MOST:
