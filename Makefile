@@ -5,7 +5,7 @@ STUBS := client/python
 STAMP := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install lock gen gen-check format lint test test-clients test-go test-java test-from-proto test-browser torture fuzz rotation bench bench-start demo run image-check clean
+.PHONY: help install lock gen gen-check format lint test test-clients test-go test-java test-from-proto test-browser torture fuzz rotation bench bench-clients bench-start demo run image-check clean
 
 help: ## list what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -87,6 +87,9 @@ rotation: $(STAMP) ## rotate a data key and seal 100,000 grants anew under 500 c
 
 bench: $(STAMP) ## GetToken against an empty echo, with options on, and while grants are renewed; renewals against a bare client
 	$(BIN)/python -m tests.bench
+
+bench-clients: $(STAMP) ## a token from each client's memory against one by RPC, in calls a second: a minute
+	@$(BIN)/python -m tests.clients.bench
 
 bench-start: $(STAMP) ## starting, and commands, with a million grants: about 10 minutes and 4 GB of disk
 	$(BIN)/python -m tests.bench.start
