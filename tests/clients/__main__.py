@@ -56,7 +56,10 @@ def played(language: Language, folder: Path) -> Mapping[str, str]:
     """What came of each step. Raises NotHere, CannotBuild."""
     command = language.build()
     folder.mkdir()
-    ids = {name: f"{name}-of-{language.name.lower()}" for name in ("consumer", "conversation")}
+    ids = {
+        name: f"{name}-of-{language.name.lower()}"
+        for name in ("consumer", "conversation", "another", "third")
+    }
     with stage(folder) as there:
         play = Play(there, command, ids, language.has_source)
         asyncio.run(play.play())

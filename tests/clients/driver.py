@@ -24,6 +24,7 @@ class Driver:
         self._command = command
         self._environment = environment
         self._unread = b""
+        self._asked = ""
 
     def __enter__(self) -> Self:
         self._stderr = tempfile.TemporaryFile()
@@ -49,15 +50,26 @@ class Driver:
 
     def ask(self, command: Mapping[str, Any]) -> dict[str, Any]:
         """The answer to one command. Raises DriverFailed."""
+        self.tell(command)
+        return self.answer()
+
+    def tell(self, command: Mapping[str, Any]) -> None:
+        """Give a command whose answer is had later. Raises DriverFailed."""
         assert self._process.stdin is not None
+        self._asked = command["op"]
         try:
             self._process.stdin.write(json.dumps(command).encode() + b"\n")
-            line = self._line(time.monotonic() + _PATIENCE)
-            answer = json.loads(line)
+        except OSError as problem:
+            raise self._failed(f"{type(problem).__name__} at {self._asked}") from None
+
+    def answer(self) -> dict[str, Any]:
+        """The answer to the last command. Raises DriverFailed."""
+        try:
+            answer = json.loads(self._line(time.monotonic() + _PATIENCE))
         except (OSError, ValueError) as problem:
-            raise self._failed(f"{type(problem).__name__} at {command['op']}") from None
+            raise self._failed(f"{type(problem).__name__} at {self._asked}") from None
         if not isinstance(answer, dict) or set(answer) not in ({"ok"}, {"error"}):
-            raise self._failed(f"no answer to {command['op']}: neither ok nor error alone")
+            raise self._failed(f"no answer to {self._asked}: neither ok nor error alone")
         return answer
 
     def finish(self) -> None:

@@ -46,6 +46,10 @@ class Play:
             for deed in step["do"]:
                 if "act" in deed:
                     await self._act(deed)
+                elif "begin" in deed:
+                    self._driver(deed["as"]).tell(self._filled(deed["begin"]))
+                elif "end" in deed:
+                    self._check(deed, deed["end"], self._driver(deed["as"]).answer())
                 else:
                     self._call(deed)
         except (NotAsExpected, DriverFailed, OSError) as problem:
@@ -71,15 +75,16 @@ class Play:
                 break
             time.sleep(_PAUSE)
         self._check(deed, command["op"], answer)
-        if "keep" in deed:
-            self.kept[deed["keep"]] = answer["ok"]
 
     def _check(self, deed: Mapping[str, Any], op: str, answer: Mapping[str, Any]) -> None:
         kind = "error" if "error" in deed else "ok"
         if kind not in answer:
             told = answer.get("error")
             raise NotAsExpected(f"{op}: {kind} expected, came {told if told else 'ok'}")
-        came, expected = answer[kind], self._filled(deed[kind])
+        came = answer[kind]
+        if "keep" in deed:
+            self.kept[deed["keep"]] = came if kind == "ok" else came.get("challenge")
+        expected = self._filled(deed[kind])
         if isinstance(expected, list):
             wrong = [name for name in expected if not came.get(name)]
         else:

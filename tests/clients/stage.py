@@ -23,6 +23,9 @@ BRAND = "acme"
 ACCESS_TOKEN_TTL = 4
 
 
+_NO_PROXY = "http://127.0.0.1:1"  # nothing there: who goes by the environment's proxy does not arrive
+
+
 class NotAsExpected(Exception):
     """Something else happened than the scenario says; says what. Holds no secret."""
 
@@ -68,6 +71,7 @@ class Stage:
         self._sidecar = SidecarProcess(config)
         self.acts: Mapping[str, Callable[..., Any]] = {
             "log_in": self._log_in,
+            "decline": self._decline,
             "call_api": self._call_api,
             "outlive": self._outlive,
             "reject": lambda what: api.rejected.add(f"Bearer {what['access_token']}"),
@@ -89,6 +93,8 @@ class Stage:
             "TOKENVAULT_CA": str(self._wrong_ca if caller == "wrong-ca" else files["ca"]),
             "TOKENVAULT_CERT": str(files["certificate"]),
             "TOKENVAULT_KEY": str(files["private_key"]),
+            "https_proxy": _NO_PROXY,
+            "grpc_proxy": _NO_PROXY,
         }
 
     def start(self) -> None:
@@ -104,6 +110,9 @@ class Stage:
 
     async def _log_in(self, by: Mapping[str, Any]) -> dict[str, str]:
         return await Consumer().authorize(by["authorization_url"])
+
+    async def _decline(self, by: Mapping[str, Any]) -> dict[str, str]:
+        return await Consumer().authorize(by["authorization_url"], decline="consent")
 
     async def _call_api(self, status: int, **options: Mapping[str, Any]) -> None:
         answer = await PlainClient(self.provider, BASIC).userinfo(options["with"]["access_token"])

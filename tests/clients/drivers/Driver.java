@@ -16,7 +16,10 @@ import java.util.concurrent.Callable;
 import java.util.concurrent.Executors;
 import java.util.function.Supplier;
 import tokenvault.client.BearerHttp;
+import tokenvault.client.Challenge;
+import tokenvault.client.ChallengeOptions;
 import tokenvault.client.Context;
+import tokenvault.client.Delegated;
 import tokenvault.client.Delegation;
 import tokenvault.client.Token;
 import tokenvault.client.TokenRequest;
@@ -59,6 +62,9 @@ final class Driver {
       told.put("reason", failure.reason());
       told.put("code", failure.code().name());
       told.put("text", failure.toString());
+      if (failure instanceof TokenVaultException.ConsentRequired never && never.challenge() != null) {
+        told.put("challenge", told(never.challenge()));
+      }
       return Map.of("error", told);
     }
   }
@@ -66,28 +72,22 @@ final class Driver {
   private Object play(JsonObject command) throws Exception {
     switch (text(command, "op")) {
       case "start_delegation":
-        var challenge = vault.startDelegation(Delegation.of(text(command, "brand"), context(command)));
-        return Map.of(
-            "delegation_id", challenge.delegationId(),
-            "authorization_url", challenge.authorizationUrl(),
-            "expire_time", seconds(challenge.expireTime()));
+        return told(vault.startDelegation(Delegation.of(text(command, "brand"), context(command))));
       case "complete_delegation":
         Map<String, String> query = new HashMap<>();
         command.getAsJsonObject("query").entrySet().forEach(e -> query.put(e.getKey(), e.getValue().getAsString()));
-        var done = vault.completeDelegation(query);
-        return Map.of(
-            "brand", done.brand(),
-            "consumer", done.context().consumerId(),
-            "conversation", done.context().conversationId());
+        return told(vault.completeDelegation(query));
+      case "watch_delegation":
+        return told(vault.watchDelegation(text(command, "delegation_id")));
       case "get_token":
         var asked = TokenRequest.of(text(command, "brand"), context(command));
         if (command.has("rejected_token_version")) {
           asked = asked.rejected(text(command, "rejected_token_version"));
         }
-        if (command.has("timeout")) {
-          asked = asked.within(span(command, "timeout"));
+        if (command.has("challenge")) {
+          asked = asked.challenging(ChallengeOptions.DEFAULT);
         }
-        return told(vault.getToken(asked));
+        return told((command.has("timeout") ? vault.within(span(command, "timeout")) : vault).getToken(asked));
       case "invalidate":
         return Map.of("revocation", vault.invalidate(text(command, "brand"), context(command)));
       case "source":
@@ -136,6 +136,20 @@ final class Driver {
       once.get();
     }
     return Map.of("calls", calls, "seconds", (System.nanoTime() - began) / 1e9);
+  }
+
+  private static Map<String, Object> told(Challenge challenge) {
+    return Map.of(
+        "delegation_id", challenge.delegationId(),
+        "authorization_url", challenge.authorizationUrl(),
+        "expire_time", seconds(challenge.expireTime()));
+  }
+
+  private static Map<String, Object> told(Delegated done) {
+    return Map.of(
+        "brand", done.brand(),
+        "consumer", done.context().consumerId(),
+        "conversation", done.context().conversationId());
   }
 
   private static Map<String, Object> told(Token token) {

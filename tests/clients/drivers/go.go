@@ -24,7 +24,9 @@ type command struct {
 	Consumer             *string
 	Conversation         *string
 	Query                map[string]string
+	DelegationID         string `json:"delegation_id"`
 	RejectedTokenVersion string `json:"rejected_token_version"`
+	Challenge            bool
 	Timeout              float64
 	Times                int
 	URL                  string
@@ -86,26 +88,21 @@ func (d driver) play(c command) (object, error) {
 		if err != nil {
 			return nil, err
 		}
-		return object{
-			"delegation_id": challenge.DelegationID, "authorization_url": challenge.AuthorizationURL,
-			"expire_time": seconds(challenge.ExpireTime),
-		}, nil
+		return linked(challenge), nil
 	case "complete_delegation":
 		query := url.Values{}
 		for name, value := range c.Query {
 			query.Set(name, value)
 		}
-		done, err := d.vault.CompleteDelegation(ctx, query)
-		if err != nil {
-			return nil, err
-		}
-		return object{
-			"brand": done.Brand, "consumer": done.Context.ConsumerID(), "conversation": done.Context.ConversationID(),
-		}, nil
+		return delegated(d.vault.CompleteDelegation(ctx, query))
+	case "watch_delegation":
+		return delegated(d.vault.WatchDelegation(ctx, c.DelegationID))
 	case "get_token":
-		return told(d.vault.GetToken(ctx, tokenvault.TokenRequest{
-			Brand: c.Brand, Context: c.context(), RejectedTokenVersion: c.RejectedTokenVersion,
-		}))
+		asked := tokenvault.TokenRequest{Brand: c.Brand, Context: c.context(), RejectedTokenVersion: c.RejectedTokenVersion}
+		if c.Challenge {
+			asked.Challenge = &tokenvault.ChallengeOptions{}
+		}
+		return told(d.vault.GetToken(ctx, asked))
 	case "invalidate":
 		revocation, err := d.vault.Invalidate(ctx, c.Brand, c.context())
 		return object{"revocation": revocation}, err
@@ -169,6 +166,22 @@ func together(ctx context.Context, source *tokenvault.TokenSource, times int) (t
 	return token, err
 }
 
+func linked(challenge *tokenvault.Challenge) object {
+	return object{
+		"delegation_id": challenge.DelegationID, "authorization_url": challenge.AuthorizationURL,
+		"expire_time": seconds(challenge.ExpireTime),
+	}
+}
+
+func delegated(done *tokenvault.Delegated, err error) (object, error) {
+	if err != nil {
+		return nil, err
+	}
+	return object{
+		"brand": done.Brand, "consumer": done.Context.ConsumerID(), "conversation": done.Context.ConversationID(),
+	}, nil
+}
+
 func told(token *tokenvault.Token, err error) (object, error) {
 	if err != nil {
 		return nil, err
@@ -209,6 +222,9 @@ func failure(err error) object {
 	answer := object{"code": codes[ours.Code], "text": fmt.Sprintf("%v %+v %#v", err, *ours, *ours)}
 	if ours.Reason != "" {
 		answer["reason"] = ours.Reason
+	}
+	if ours.Challenge != nil {
+		answer["challenge"] = linked(ours.Challenge)
 	}
 	for _, family := range families {
 		if errors.Is(err, family.is) {

@@ -1,6 +1,7 @@
 // The Node client's driver: see ../README.md.
 
 import { createInterface } from "node:readline";
+import { inspect } from "node:util";
 import { TokenVaultClient, TokenVaultError } from "../../../client/node/src/index.js";
 
 const FAMILIES = [
@@ -11,6 +12,10 @@ const vault = TokenVaultClient.fromEnvironment();
 const sources = new Map();
 
 const seconds = (date) => (date ? date.getTime() / 1000 : null);
+const challenge = (c) => ({
+  delegation_id: c.delegationId, authorization_url: c.authorizationUrl, expire_time: seconds(c.expireTime),
+});
+const delegated = ({ brand, consumer, conversation }) => ({ brand, consumer, conversation });
 const token = (t) => ({
   access_token: t.accessToken, token_type: t.tokenType, expire_time: seconds(t.expireTime), scopes: t.scopes,
   token_version: t.tokenVersion, degraded: t.degraded,
@@ -24,14 +29,13 @@ function source({ brand, consumer, conversation }) {
 
 const OPS = {
   async start_delegation({ brand, ...context }) {
-    const d = await vault.startDelegation(brand, context);
-    return {
-      delegation_id: d.delegationId, authorization_url: d.authorizationUrl, expire_time: seconds(d.expireTime),
-    };
+    return challenge(await vault.startDelegation(brand, context));
   },
   async complete_delegation({ query }) {
-    const { brand, consumer, conversation } = await vault.completeDelegation(query);
-    return { brand, consumer, conversation };
+    return delegated(await vault.completeDelegation(query));
+  },
+  async watch_delegation({ delegation_id }) {
+    return delegated(await vault.watchDelegation(delegation_id));
   },
   async get_token({ brand, rejected_token_version, timeout, ...context }) {
     const options = { ...context, rejectedTokenVersion: rejected_token_version ?? undefined };
@@ -63,7 +67,8 @@ function told(error) {
   if (!(error instanceof TokenVaultError)) throw error;
   let kind = error.constructor;
   while (!FAMILIES.includes(kind.name) && kind !== TokenVaultError) kind = Object.getPrototypeOf(kind);
-  return { family: kind.name, reason: error.reason, code: error.code, text: String(error) };
+  const link = error.challenge ? { challenge: challenge(error.challenge) } : {};
+  return { family: kind.name, reason: error.reason, code: error.code, text: inspect(error), ...link };
 }
 
 for await (const line of createInterface({ input: process.stdin })) {

@@ -10,7 +10,16 @@ from typing import Any
 
 import httpx2
 
-from tokenvault import Token, TokenSource, TokenVaultClient, TokenVaultError, errors
+from tokenvault import (
+    Challenge,
+    ConsentRequired,
+    Delegated,
+    Token,
+    TokenSource,
+    TokenVaultClient,
+    TokenVaultError,
+    errors,
+)
 from tokenvault.http import httpx2_auth
 
 _FAMILIES = [
@@ -24,16 +33,13 @@ class Driver:
         self._sources: dict[str, TokenSource] = {}
 
     def start_delegation(self, brand: str, **context: Any) -> dict[str, Any]:
-        challenge = self._vault.start_delegation(brand, **context)
-        return {
-            "delegation_id": challenge.delegation_id,
-            "authorization_url": challenge.authorization_url,
-            "expire_time": challenge.expire_time.timestamp(),
-        }
+        return _challenge(self._vault.start_delegation(brand, **context))
 
     def complete_delegation(self, query: dict[str, str]) -> dict[str, Any]:
-        done = self._vault.complete_delegation(query)
-        return {"brand": done.brand, "consumer": done.consumer, "conversation": done.conversation}
+        return _delegated(self._vault.complete_delegation(query))
+
+    def watch_delegation(self, delegation_id: str) -> dict[str, Any]:
+        return _delegated(self._vault.watch_delegation(delegation_id))
 
     def get_token(self, brand: str, **options: Any) -> dict[str, Any]:
         return _token(self._vault.get_token(brand, **options))
@@ -76,6 +82,18 @@ class Driver:
         return self._sources[key]
 
 
+def _challenge(challenge: Challenge) -> dict[str, Any]:
+    return {
+        "delegation_id": challenge.delegation_id,
+        "authorization_url": challenge.authorization_url,
+        "expire_time": challenge.expire_time.timestamp(),
+    }
+
+
+def _delegated(done: Delegated) -> dict[str, Any]:
+    return {"brand": done.brand, "consumer": done.consumer, "conversation": done.conversation}
+
+
 def _token(token: Token) -> dict[str, Any]:
     return {
         "access_token": token.access_token,
@@ -90,7 +108,15 @@ def _token(token: Token) -> dict[str, Any]:
 def _error(error: TokenVaultError) -> dict[str, Any]:
     family = next((kind for kind in _FAMILIES if isinstance(error, kind)), TokenVaultError)
     text = f"{error} {error!r}"
-    return {"family": family.__name__, "reason": error.reason, "code": error.code.name, "text": text}
+    told: dict[str, Any] = {
+        "family": family.__name__,
+        "reason": error.reason,
+        "code": error.code.name,
+        "text": text,
+    }
+    if isinstance(error, ConsentRequired) and error.challenge:
+        told["challenge"] = _challenge(error.challenge)
+    return told
 
 
 def answers(vault: TokenVaultClient) -> Iterator[dict[str, Any]]:

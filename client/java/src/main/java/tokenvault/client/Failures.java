@@ -12,9 +12,11 @@ import io.grpc.protobuf.StatusProto;
 import java.time.Duration;
 import java.util.List;
 import java.util.Map;
+import java.util.Set;
 import java.util.function.Function;
 import tokenvault.client.TokenVaultException.Details;
 import tokenvault.client.TokenVaultException.FieldViolation;
+import tokenvault.v1.ConsentChallenge;
 
 /** From what gRPC throws to a TokenVaultException. */
 final class Failures {
@@ -22,9 +24,6 @@ final class Failures {
 
   private static final Map<String, Function<Details, TokenVaultException>> BY_REASON =
       Map.ofEntries(
-          Map.entry("GRANT_NOT_FOUND", TokenVaultException.ConsentRequired::new),
-          Map.entry("CONSENT_REQUIRED", TokenVaultException.ConsentRequired::new),
-          Map.entry("SESSION_ENDED", TokenVaultException.ConsentRequired::new),
           Map.entry("SCOPE_NOT_GRANTED", TokenVaultException.ScopeNotGranted::new),
           Map.entry("STATE_NOT_FOUND", TokenVaultException.DelegationFailed::new),
           Map.entry("AUTHORIZATION_DENIED", TokenVaultException.DelegationFailed::new),
@@ -41,6 +40,8 @@ final class Failures {
           Map.entry("STORE_UNAVAILABLE", TokenVaultException.Unavailable::new),
           Map.entry("INVALID_REQUEST", TokenVaultException.InvalidRequest::new),
           Map.entry("INTERNAL", TokenVaultException.InternalError::new));
+
+  private static final Set<String> CONSENT_REQUIRED = Set.of("GRANT_NOT_FOUND", "CONSENT_REQUIRED", "SESSION_ENDED");
 
   /** For a reason this client does not know, or none. */
   private static final Map<Status.Code, Function<Details, TokenVaultException>> BY_CODE =
@@ -83,8 +84,18 @@ final class Failures {
                 : bad.getFieldViolationsList().stream()
                     .map(violation -> new FieldViolation(violation.getField(), violation.getDescription()))
                     .toList());
+    if (ours && CONSENT_REQUIRED.contains(details.reason())) {
+      return new TokenVaultException.ConsentRequired(details, challenge(detail(told, ConsentChallenge.class)));
+    }
     Function<Details, TokenVaultException> fitting = BY_CODE.getOrDefault(code, TokenVaultException::new);
     return (ours ? BY_REASON.getOrDefault(details.reason(), fitting) : fitting).apply(details);
+  }
+
+  private static Challenge challenge(ConsentChallenge told) {
+    return told == null
+        ? null
+        : new Challenge(
+            told.getDelegationId(), told.getAuthorizationUrl(), TokenVaultClient.instant(told.getExpireTime()));
   }
 
   private static <M extends Message> M detail(com.google.rpc.Status told, Class<M> kind) {

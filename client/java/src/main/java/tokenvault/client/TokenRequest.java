@@ -10,7 +10,7 @@ import java.util.List;
  * @param minTtl the life the token must have left, up to an hour
  * @param rejectedTokenVersion of a token the brand's API answered 401 to; empty: none was
  * @param includeIdToken whether to ask for the id token as well, where policy allows it
- * @param timeout null: the client's
+ * @param challenge what the link is to ask for where the consumer must be challenged; null: give none
  */
 public record TokenRequest(
     String brand,
@@ -19,7 +19,7 @@ public record TokenRequest(
     Duration minTtl,
     String rejectedTokenVersion,
     boolean includeIdToken,
-    Duration timeout) {
+    ChallengeOptions challenge) {
 
   /** Any token of this context. */
   public static TokenRequest of(String brand, Context context, String... scopes) {
@@ -28,11 +28,11 @@ public record TokenRequest(
 
   /** The same, where the token of this version was rejected. */
   public TokenRequest rejected(String version) {
-    return new TokenRequest(brand, context, scopes, minTtl, version, includeIdToken, timeout);
+    return new TokenRequest(brand, context, scopes, minTtl, version, includeIdToken, challenge);
   }
 
-  /** The same, with a deadline of its own. */
-  public TokenRequest within(Duration timeout) {
-    return new TokenRequest(brand, context, scopes, minTtl, rejectedTokenVersion, includeIdToken, timeout);
+  /** The same, and where there is no token ConsentRequired holds a link: one for all who ask while it is pending. */
+  public TokenRequest challenging(ChallengeOptions options) {
+    return new TokenRequest(brand, context, scopes, minTtl, rejectedTokenVersion, includeIdToken, options);
   }
 }

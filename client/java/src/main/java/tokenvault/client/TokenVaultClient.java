@@ -36,13 +36,25 @@ public final class TokenVaultClient implements AutoCloseable {
    * @throws IllegalArgumentException naming the file that is not PEM, or the address
    */
   public TokenVaultClient(Config config) {
+    this(config, new Connections(config));
+  }
+
+  private TokenVaultClient(Config config, Connections connections) {
     this.config = config;
-    this.connections = new Connections(config);
+    this.connections = connections;
   }
 
   /** By the TOKENVAULT_* variables. */
   public static TokenVaultClient fromEnvironment() {
     return new TokenVaultClient(Config.fromEnvironment());
+  }
+
+  /** The same client with another deadline, for some calls: over the same connection, which either of them closes. */
+  public TokenVaultClient within(Duration timeout) {
+    var other =
+        new Config(
+            config.address(), config.ca(), config.certificate(), config.privateKey(), config.serverName(), timeout);
+    return new TokenVaultClient(other, connections);
   }
 
   /** Makes the challenge that asks a consumer for access. */
@@ -56,7 +68,7 @@ public final class TokenVaultClient implements AutoCloseable {
             .setExpectedSubject(asked.expectedSubject())
             .putAllAuthorizationParameters(asked.authorizationParameters())
             .build();
-    var answer = call(Methods.START_DELEGATION, request, CALL, null);
+    var answer = call(Methods.START_DELEGATION, request, CALL);
     return new Challenge(
         answer.getDelegationId(), answer.getAuthorizationUrl(), instant(answer.getExpireTime()));
   }
@@ -71,7 +83,7 @@ public final class TokenVaultClient implements AutoCloseable {
             .setError(query.getOrDefault("error", ""))
             .setErrorDescription(query.getOrDefault("error_description", ""))
             .build();
-    var answer = call(Methods.COMPLETE_DELEGATION, request, COMPLETE, null);
+    var answer = call(Methods.COMPLETE_DELEGATION, request, COMPLETE);
     return delegated(answer);
   }
 
@@ -99,8 +111,14 @@ public final class TokenVaultClient implements AutoCloseable {
             .addAllScopes(asked.scopes())
             .setRejectedTokenVersion(asked.rejectedTokenVersion())
             .setIncludeIdToken(asked.includeIdToken());
+    if (asked.challenge() != null) {
+      request
+          .getChallengeBuilder()
+          .addAllScopes(asked.challenge().scopes())
+          .setRedirectUri(asked.challenge().redirectUri());
+    }
     request.getMinTtlBuilder().setSeconds(asked.minTtl().getSeconds()).setNanos(asked.minTtl().getNano());
-    var answer = call(Methods.GET_TOKEN, request.build(), CALL, asked.timeout());
+    var answer = call(Methods.GET_TOKEN, request.build(), CALL);
     return new Token(
         answer.getAccessToken(),
         answer.getTokenType(),
@@ -118,7 +136,7 @@ public final class TokenVaultClient implements AutoCloseable {
    */
   public String invalidate(String brand, Context context) {
     var request = InvalidateRequest.newBuilder().setBrandId(brand).setContext(context.wire).build();
-    var answer = call(Methods.INVALIDATE, request, CALL, null);
+    var answer = call(Methods.INVALIDATE, request, CALL);
     return answer.getRevocation().name().replaceFirst("^REVOCATION_", "");
   }
 
@@ -133,8 +151,8 @@ public final class TokenVaultClient implements AutoCloseable {
     connections.close();
   }
 
-  private <A, B> B call(MethodDescriptor<A, B> method, A request, Duration usual, Duration own) {
-    Duration timeout = Objects.requireNonNullElse(own, Objects.requireNonNullElse(config.timeout(), usual));
+  private <A, B> B call(MethodDescriptor<A, B> method, A request, Duration usual) {
+    Duration timeout = Objects.requireNonNullElse(config.timeout(), usual);
     var options = CallOptions.DEFAULT.withDeadlineAfter(timeout.toNanos(), TimeUnit.NANOSECONDS);
     try {
       return ClientCalls.blockingUnaryCall(connections.channel(), method, options, request);
@@ -153,7 +171,7 @@ public final class TokenVaultClient implements AutoCloseable {
         answer.hasSessionExpireTime() ? instant(answer.getSessionExpireTime()) : null);
   }
 
-  private static Instant instant(Timestamp time) {
+  static Instant instant(Timestamp time) {
     return Instant.ofEpochSecond(time.getSeconds(), time.getNanos());
   }
 }

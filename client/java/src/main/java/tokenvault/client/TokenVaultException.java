@@ -67,8 +67,16 @@ public class TokenVaultException extends RuntimeException {
   public static final class ConsentRequired extends TokenVaultException {
     private static final long serialVersionUID = 1L;
 
-    ConsentRequired(Details details) {
+    private final transient Challenge challenge;
+
+    ConsentRequired(Details details, Challenge challenge) {
       super(details);
+      this.challenge = challenge;
+    }
+
+    /** The link to show, where it was asked for by {@link TokenRequest#challenging}; else null. */
+    public Challenge challenge() {
+      return challenge;
     }
   }
 

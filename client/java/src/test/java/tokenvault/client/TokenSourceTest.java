@@ -95,7 +95,7 @@ class TokenSourceTest {
         source(
             asked -> {
               if (calls.get() == 1) {
-                throw new TokenVaultException.ConsentRequired(Details.of("no", null, Status.Code.NOT_FOUND));
+                throw new TokenVaultException.ConsentRequired(Details.of("no", null, Status.Code.NOT_FOUND), null);
               }
               return token("v1", Duration.ofHours(1), false);
             });
