@@ -8,12 +8,12 @@ from pathlib import Path
 import pysqlite3
 import pytest
 
-from tokenvault_sidecar.adapters import sqlite_stock
+from tokenvault_sidecar.adapters import statements as sql
 from tokenvault_sidecar.adapters.sqlite import SqliteStore
 from tokenvault_sidecar.adapters.sqlite_stock import take_stock
 from tokenvault_sidecar.core.errors import StoreUnavailable
 from tokenvault_sidecar.core.model import ContextKind
-from tokenvault_sidecar.core.ports import Attempt, GrantRow, RevocationRow, WrappedKey
+from tokenvault_sidecar.core.ports import Attempt, GrantRow, RevocationRow, Stock, WrappedKey
 
 NOW = 1_800_000_000.0
 
@@ -50,7 +50,7 @@ async def test_what_there_is(store: SqliteStore, tmp_path: Path) -> None:
         WrappedKey(str(n), purpose, "k", b"w", NOW + n) for n, purpose in enumerate(("data", "data", "index"))
     ]
     await store.add_keys(keys, first=True)
-    assert take_stock(tmp_path / "vault.db", ("acme", "other"), NOW) == (
+    assert take_stock(tmp_path / "vault.db", ("acme", "other"), NOW) == Stock(
         {("acme", "consumer"): 3, ("acme", "conversation"): 1, ("other", "conversation"): 1},
         {"acme": NOW + 5},
         1,
@@ -60,10 +60,11 @@ async def test_what_there_is(store: SqliteStore, tmp_path: Path) -> None:
 
 async def test_no_grant_is_read(store: SqliteStore, tmp_path: Path) -> None:
     with closing(pysqlite3.connect(tmp_path / "vault.db")) as connection:
-        for sql, values in ((sqlite_stock.COUNT, ()), (sqlite_stock.WAITING, ())):
-            (step,) = connection.execute(f"EXPLAIN QUERY PLAN {sql}", values).fetchall()
+        for statement in (sql.STOCK_GRANTS, sql.STOCK_REVOCATIONS):
+            (step,) = connection.execute(f"EXPLAIN QUERY PLAN {statement}").fetchall()
             assert "USING COVERING INDEX" in step[-1]
-        (step,) = connection.execute(f"EXPLAIN QUERY PLAN {sqlite_stock.NEXT_DUE}", ("acme", NOW)).fetchall()
+        values = {"brand": "acme", "now": NOW}
+        (step,) = connection.execute(f"EXPLAIN QUERY PLAN {sql.STOCK_NEXT_DUE}", values).fetchall()
         assert step[-1].startswith("SEARCH grants USING INDEX")
 
 

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
@@ -22,10 +23,12 @@ from tokenvault_sidecar.core.errors import (
     ServerMisconfigured,
     ServerUnavailable,
     StateNotFound,
+    StoreUnavailable,
     SubjectMismatch,
     VaultError,
 )
 from tokenvault_sidecar.core.model import Context, ContextKind, Secret
+from tokenvault_sidecar.core.ports import GrantRow
 from tokenvault_sidecar.core.tokens import Revocation
 
 
@@ -313,3 +316,24 @@ async def test_a_delegation_of_a_brand_no_longer_configured(world: World) -> Non
 
 def test_an_authorization_response_shows_nothing() -> None:
     assert "hush" not in repr(AuthorizationResponse(Secret("hush"), Secret("hush")))
+
+
+async def test_a_grant_that_was_stored_but_not_told_so_is_kept() -> None:
+    """A connection to the store breaks while it commits: the next try finds the grant there."""
+
+    class Untold(MemoryStore):
+        untold = True
+
+        async def put_grant(self, row: GrantRow, **given: Any) -> bool:
+            put = await super().put_grant(row, **given)
+            if self.untold:
+                self.untold = False
+                raise StoreUnavailable("the connection broke", retry_after=1.0)
+            return put
+
+    store = Untold()
+    world = World(store=store)
+    await world.delegate(ALICE)
+    assert (await world.get(ALICE)).access_token.reveal()
+    assert not store.revocations
+    await world.settle()

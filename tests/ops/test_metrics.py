@@ -14,6 +14,7 @@ from tests.ops.ports import get
 from tests.running import SidecarProcess
 from tokenvault import TokenVaultError
 from tokenvault_sidecar.core.errors import Reason
+from tokenvault_sidecar.core.ports import Stock
 from tokenvault_sidecar.ops import gauges
 from tokenvault_sidecar.ops.metrics import Metrics
 
@@ -108,10 +109,10 @@ async def test_a_circuit_that_opened(server: ScriptedServer, tmp_path: Path) -> 
 async def test_the_store_is_counted_now_and_then_only() -> None:
     counted = 0
 
-    def count() -> gauges.Stock:
+    async def count() -> Stock:
         nonlocal counted
         counted += 1
-        return gauges.Stock(grants={}, next_due={}, revocations=counted, data_key_created=None)
+        return Stock(grants={}, next_due={}, revocations=counted, data_key_created=None)
 
     registry = Metrics().registry
     made = gauges.Gauges(registry, "1", lambda: gauges.State({}, {}, 0, 0.0, 0, 0, None), count)

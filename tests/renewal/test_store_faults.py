@@ -122,7 +122,11 @@ async def place(
     reader, writer = open_file(path, lock_timeout=WAIT)
     lease_clock = HandClock()
     store = SqliteStore(
-        reader, Writer(writer, lock_timeout=0.05), lease_clock=lease_clock, boot_id=read_boot_id()
+        reader,
+        Writer(writer, lock_timeout=0.05),
+        path=path,
+        lease_clock=lease_clock,
+        boot_id=read_boot_id(),
     )
     world = World(store=store, wall=time.time, settings=RenewalSettings(WAIT, 2 * WAIT, patience))
     server = server_of(oidc_provider, fault_proxy, deadline=WAIT)

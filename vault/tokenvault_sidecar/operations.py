@@ -7,15 +7,14 @@ from importlib.metadata import version
 
 from starlette.routing import Router
 
-from tokenvault_sidecar.adapters.sqlite import SqliteStore
-from tokenvault_sidecar.adapters.sqlite_stock import take_stock
+from tokenvault_sidecar.adapters.stores import ServedStore
 from tokenvault_sidecar.api.server import CannotListen
 from tokenvault_sidecar.config import Config
-from tokenvault_sidecar.core.ports import Events
+from tokenvault_sidecar.core.ports import Events, Stock
 from tokenvault_sidecar.core.vault import Vault
 from tokenvault_sidecar.http_server import HttpServer
 from tokenvault_sidecar.ops.checks import CertificateFile, certificate_valid, keys_open
-from tokenvault_sidecar.ops.gauges import Gauges, State, Stock
+from tokenvault_sidecar.ops.gauges import Gauges, State
 from tokenvault_sidecar.ops.metrics import Metrics
 from tokenvault_sidecar.ops.readiness import Readiness
 from tokenvault_sidecar.ops.server import BOUNDS, figures, probes
@@ -27,7 +26,7 @@ class Operations:
     def __init__(
         self,
         config: Config,
-        store: SqliteStore,
+        store: ServedStore,
         vault: Vault,
         metrics: Metrics | None,
         tell: Callable[[bool], Awaitable[None]],
@@ -38,7 +37,6 @@ class Operations:
         """
         self._store = store
         self._vault = vault
-        self._path = config.store.path
         self._certificate = CertificateFile(config.server.certificate_file)
         self._readiness = Readiness(
             {
@@ -99,8 +97,8 @@ class Operations:
             certificate=(leaf.not_valid_before_utc, leaf.not_valid_after_utc) if leaf else None,
         )
 
-    def _stock(self) -> Stock:
-        return Stock(*take_stock(self._path, tuple(self._vault.brands), self._vault.clock()))
+    async def _stock(self) -> Stock:
+        return await self._store.take_stock(tuple(self._vault.brands), self._vault.clock())
 
 
 def both(one: Events, other: Events) -> Events:

@@ -5,18 +5,22 @@ ten times that. Writes go through one thread. Leases are kept by the time
 since boot, which no change of the wall clock moves.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+import asyncio
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
 import pysqlite3
 
-from tokenvault_sidecar.adapters import sqlite_inspection, sqlite_keys, sqlite_rows
+from tokenvault_sidecar.adapters import rows, sqlite_keys
+from tokenvault_sidecar.adapters import statements as sql
 from tokenvault_sidecar.adapters.clock import boot_time, read_boot_id
-from tokenvault_sidecar.adapters.sqlite_file import StoreOpenError, open_file
+from tokenvault_sidecar.adapters.sqlite_file import open_file
 from tokenvault_sidecar.adapters.sqlite_schema import Connection
-from tokenvault_sidecar.adapters.sqlite_writer import Load, Writer, unavailable
-from tokenvault_sidecar.core.model import ContextKind
+from tokenvault_sidecar.adapters.sqlite_stock import take_stock
+from tokenvault_sidecar.adapters.sqlite_writer import Writer, unavailable
+from tokenvault_sidecar.adapters.statements import lease_statements
+from tokenvault_sidecar.adapters.stores import Load, StoreOpenError
 from tokenvault_sidecar.core.ports import (
     Attempt,
     Counts,
@@ -25,88 +29,19 @@ from tokenvault_sidecar.core.ports import (
     OutcomeRow,
     RevocationRow,
     SealedRecord,
+    Stock,
     WrappedKey,
 )
 
 __all__ = ["SqliteStore", "StoreOpenError"]
 
 # A lease of another boot is over.
-_LEASED = "(lease_boot IS :boot AND lease_until > :clock)"
-_SELECT_GRANTS = """
-    SELECT key, brand, kind, version, sealed, purge_at, renew_at,
-           unanswered, failures, retry_at, reason, lease_boot, lease_until
-    FROM grants WHERE
-"""
-_GET_GRANT = _SELECT_GRANTS + "key = ?"
-_DUE_GRANTS = (
-    _SELECT_GRANTS
-    + "brand = :brand AND renew_at <= :now AND unanswered = 0 "
-    + "AND (retry_at IS NULL OR retry_at <= :now) AND NOT "
-    + _LEASED
-    + " ORDER BY renew_at LIMIT :limit"
+_LEASES = lease_statements(
+    leased="coalesce(lease_boot = :boot AND lease_until > :clock, FALSE)",
+    begin="lease_boot = :boot, lease_until = :clock + :seconds",
 )
-_GRANTS_AFTER = _SELECT_GRANTS + "key > :key AND (:brand IS NULL OR brand = :brand) ORDER BY key LIMIT :limit"
-_ENDED_GRANTS = _SELECT_GRANTS + "purge_at <= ? ORDER BY purge_at LIMIT ?"
-_INSERT_GRANT = """
-    INSERT INTO grants (key, brand, kind, version, sealed, purge_at, renew_at,
-                        unanswered, failures, retry_at, reason)
-    VALUES (:key, :brand, :kind, :version, :sealed, :purge_at, :renew_at,
-            :unanswered, :failures, :retry_at, :reason)
-    ON CONFLICT DO NOTHING
-"""
-_REPLACE_GRANT = """
-    UPDATE grants
-    SET brand = :brand, kind = :kind, version = :version, sealed = :sealed,
-        purge_at = :purge_at, renew_at = :renew_at,
-        unanswered = :unanswered, failures = :failures, retry_at = :retry_at, reason = :reason,
-        lease_owner = NULL, lease_boot = NULL, lease_until = NULL
-    WHERE key = :key AND version = :replaces AND (:owner IS NULL OR lease_owner = :owner)
-"""
-_TOUCH_GRANT = """
-    UPDATE grants SET sealed = :sealed, purge_at = :purge_at, renew_at = :renew_at
-    WHERE key = :key AND version = :version AND (:was IS NULL OR sealed = :was)
-"""
-_ACQUIRE_LEASE = f"""
-    UPDATE grants
-    SET lease_owner = :owner, lease_boot = :boot, lease_until = :clock + :seconds,
-        unanswered = unanswered + 1
-    WHERE key = :key AND version = :version AND (:was IS NULL OR sealed = :was)
-      AND unanswered = :unanswered AND NOT {_LEASED}
-"""  # noqa: S608 constants only
-_RELEASE_LEASE = """
-    UPDATE grants
-    SET unanswered = :unanswered, failures = :failures, retry_at = :retry_at, reason = :reason,
-        lease_owner = NULL, lease_boot = NULL, lease_until = NULL
-    WHERE key = :key AND lease_owner = :owner
-"""
-_DELETE_GRANT = """
-    DELETE FROM grants WHERE key = :key AND version = :version AND (:was IS NULL OR sealed = :was)
-"""
-_SELECT_DELEGATION = """
-    SELECT key, context_key, brand, kind, expires_at, sealed FROM delegations WHERE key = ? AND NOT taken
-"""
-_IS_TAKEN = "SELECT 1 FROM delegations WHERE key = ? AND taken"
-_INSERT_DELEGATION = """
-    INSERT INTO delegations (key, context_key, brand, kind, expires_at, sealed) VALUES (?, ?, ?, ?, ?, ?)
-"""
-_INSERT_OUTCOME = """
-    INSERT INTO outcomes (key, context_key, brand, kind, purge_at, sealed) VALUES (?, ?, ?, ?, ?, ?)
-"""
-_SELECT_OUTCOME = "SELECT key, context_key, brand, kind, purge_at, sealed FROM outcomes WHERE key = ?"
-_LATEST_OUTCOMES = """
-    SELECT key, context_key, brand, kind, purge_at, sealed FROM outcomes
-    WHERE context_key = ? AND purge_at > ? ORDER BY purge_at DESC LIMIT ?
-"""
-_SET_OUTCOME = "UPDATE outcomes SET purge_at = ?, sealed = ? WHERE key = ?"
-_INSERT_REVOCATION = """
-    INSERT INTO revocations (id, brand, due_at, give_up_at, sealed, tries) VALUES (?, ?, ?, ?, ?, ?)
-"""
-_DUE_REVOCATIONS = """
-    SELECT id, brand, due_at, give_up_at, sealed, tries FROM revocations
-    WHERE due_at <= ? ORDER BY due_at LIMIT ?
-"""
 
-_Parameters = Mapping[str, object] | Sequence[object]
+_Values = Mapping[str, object]
 
 
 class SqliteStore:
@@ -117,9 +52,11 @@ class SqliteStore:
         reader: Connection,
         writer: Writer,
         *,
+        path: Path,
         lease_clock: Callable[[], float],
         boot_id: str,
     ) -> None:
+        self._path = path
         self._reader = reader
         self._writer = writer
         self._lease_clock = lease_clock
@@ -144,13 +81,14 @@ class SqliteStore:
         return cls(
             reader,
             Writer(writer, lock_timeout=lock_timeout),
+            path=path,
             lease_clock=lease_clock,
             boot_id=read_boot_id() if boot_id is None else boot_id,
         )
 
     async def get_grant(self, key: bytes) -> GrantRow | None:
-        rows = self._read(_GET_GRANT, (key,))
-        return self._grant(rows[0]) if rows else None
+        found = self._read(_LEASES.get, self._lease_time(key=key))
+        return rows.grant(found[0]) if found else None
 
     async def put_grant(
         self,
@@ -163,23 +101,23 @@ class SqliteStore:
     ) -> bool:
         if replaces is None and owner is not None:  # where no row is, no lease is
             return False
-        values = sqlite_rows.grant_values(row) | {"replaces": replaces, "owner": owner}
-        sql = _INSERT_GRANT if replaces is None else _REPLACE_GRANT
+        values = rows.grant_values(row) | {"replaces": replaces, "owner": owner}
+        statement = sql.INSERT_GRANT if replaces is None else sql.REPLACE_GRANT
 
         def put(connection: Connection) -> bool:
-            if completes is not None and not connection.execute(_IS_TAKEN, (completes,)).fetchall():
+            if completes is not None and not connection.execute(sql.IS_TAKEN, {"key": completes}).fetchall():
                 return False
-            written = _change(connection, sql, values) == 1
+            written = _change(connection, statement, values) == 1
             if written and completes is not None:
-                _change(connection, "DELETE FROM delegations WHERE key = ?", (completes,))
+                _change(connection, sql.DELETE_DELEGATION, {"key": completes})
                 if outcome is not None:
-                    _change(connection, _SET_OUTCOME, (outcome.purge_at, outcome.sealed, outcome.key))
+                    _change(connection, sql.SET_OUTCOME, rows.outcome_values(outcome))
             return written
 
         return await self._writer.write(put)
 
     async def touch_grant(self, row: GrantRow, *, was: bytes | None = None) -> bool:
-        return await self._change(_TOUCH_GRANT, sqlite_rows.grant_values(row) | {"was": was})
+        return await self._change(sql.TOUCH_GRANT, rows.grant_values(row) | {"was": was})
 
     async def forget_context(
         self,
@@ -191,13 +129,13 @@ class SqliteStore:
     ) -> bool:
         def forget(connection: Connection) -> bool:
             if version is None:
-                if connection.execute("SELECT 1 FROM grants WHERE key = ?", (key,)).fetchall():
+                if connection.execute(sql.IS_GRANT, {"key": key}).fetchall():
                     return False
-            elif not _change(connection, _DELETE_GRANT, {"key": key, "version": version, "was": was}):
+            elif not _change(connection, sql.DELETE_GRANT, {"key": key, "version": version, "was": was}):
                 return False
-            connection.execute("DELETE FROM delegations WHERE context_key = ?", (key,))
-            connection.execute("DELETE FROM outcomes WHERE context_key = ?", (key,))
-            connection.executemany(_INSERT_REVOCATION, map(sqlite_rows.revocation_values, revocations))
+            connection.execute(sql.VOID_CONTEXT, {"key": key})
+            connection.execute(sql.FORGET_OUTCOMES, {"key": key})
+            connection.executemany(sql.INSERT_REVOCATION, map(rows.revocation_values, revocations))
             return True
 
         return await self._writer.write(forget)
@@ -213,6 +151,7 @@ class SqliteStore:
         was: bytes | None = None,
     ) -> bool:
         values = {
+            "key": key,
             "version": version,
             "unanswered": unanswered,
             "owner": owner,
@@ -221,99 +160,94 @@ class SqliteStore:
         }
         # The clock is read under the lock: waiting for it may have taken a while.
         return await self._writer.write(
-            lambda connection: _change(connection, _ACQUIRE_LEASE, self._lease_time(key=key) | values) == 1
+            lambda connection: _change(connection, _LEASES.acquire, self._lease_time(**values)) == 1
         )
 
     async def release_lease(self, key: bytes, *, owner: str, attempt: Attempt) -> bool:
         return await self._change(
-            _RELEASE_LEASE, {"key": key, "owner": owner} | sqlite_rows.attempt_values(attempt)
+            sql.RELEASE_LEASE, {"key": key, "owner": owner} | rows.attempt_values(attempt)
         )
 
     async def due_grants(self, now: float, *, brand: str, limit: int) -> Sequence[GrantRow]:
-        return [
-            self._grant(row)
-            for row in self._read(_DUE_GRANTS, self._lease_time(now=now, brand=brand, limit=limit))
-        ]
+        found = self._read(_LEASES.due, self._lease_time(now=now, brand=brand, limit=limit))
+        return [rows.grant(row) for row in found]
 
     async def ended_grants(self, now: float, *, limit: int) -> Sequence[GrantRow]:
-        return [self._grant(row) for row in self._read(_ENDED_GRANTS, (now, limit))]
+        return [rows.grant(row) for row in self._read(_LEASES.ended, self._lease_time(now=now, limit=limit))]
 
     async def grants_after(self, key: bytes, *, brand: str | None, limit: int) -> Sequence[GrantRow]:
-        values = {"key": key, "brand": brand, "limit": limit}
-        return [self._grant(row) for row in self._read(_GRANTS_AFTER, values)]
+        found = self._read(_LEASES.after, self._lease_time(key=key, brand=brand, limit=limit))
+        return [rows.grant(row) for row in found]
 
     async def count(self, now: float) -> Counts:
-        grants = self._read(sqlite_inspection.COUNT_GRANTS, self._lease_time(now=now))
-        (others,) = self._read(sqlite_inspection.COUNT_OTHERS, ())
-        return sqlite_inspection.counts(grants, others)
+        grants = self._read(_LEASES.count, self._lease_time(now=now))
+        (others,) = self._read(sql.COUNT_OTHERS)
+        return rows.counts(grants, others)
 
     async def put_delegation(self, row: DelegationRow, outcome: OutcomeRow | None = None) -> None:
         def put(connection: Connection) -> None:
-            values = (row.key, row.context_key, row.brand, row.kind.value, row.expires_at, row.sealed)
-            connection.execute(_INSERT_DELEGATION, values)
+            connection.execute(sql.INSERT_DELEGATION, rows.delegation_values(row))
             if outcome is not None:
-                connection.execute(_INSERT_OUTCOME, sqlite_rows.outcome_values(outcome))
+                connection.execute(sql.INSERT_OUTCOME, rows.outcome_values(outcome))
 
         await self._writer.write(put)
 
     async def get_delegation(self, key: bytes) -> DelegationRow | None:
-        rows = self._read(_SELECT_DELEGATION, (key,))
-        return sqlite_rows.delegation(rows[0]) if rows else None
+        found = self._read(sql.GET_DELEGATION, {"key": key})
+        return rows.delegation(found[0]) if found else None
 
     async def take_delegation(self, key: bytes) -> bool:
-        return await self._change("UPDATE delegations SET taken = 1 WHERE key = ? AND NOT taken", (key,))
+        return await self._change(sql.TAKE_DELEGATION, {"key": key, "taker": 1})
 
     async def is_taken(self, key: bytes) -> bool:
-        return bool(self._read(_IS_TAKEN, (key,)))
+        return bool(self._read(sql.IS_TAKEN, {"key": key}))
 
     async def give_back_delegation(self, key: bytes) -> bool:
-        return await self._change("UPDATE delegations SET taken = 0 WHERE key = ? AND taken", (key,))
+        return await self._change(sql.GIVE_BACK_DELEGATION, {"key": key})
 
     async def purge_delegations(self, now: float) -> int:
         def purge(connection: Connection) -> int:
-            connection.execute("DELETE FROM outcomes WHERE purge_at < ?", (now,))
-            return _change(connection, "DELETE FROM delegations WHERE expires_at < ?", (now,))
+            connection.execute(sql.PURGE_OUTCOMES, {"now": now})
+            return _change(connection, sql.PURGE_DELEGATIONS, {"now": now})
 
         return await self._writer.write(purge)
 
     async def get_outcome(self, key: bytes) -> OutcomeRow | None:
-        rows = self._read(_SELECT_OUTCOME, (key,))
-        return sqlite_rows.outcome(rows[0]) if rows else None
+        found = self._read(sql.GET_OUTCOME, {"key": key})
+        return rows.outcome(found[0]) if found else None
 
     async def latest_outcomes(self, context_key: bytes, *, after: float, limit: int) -> Sequence[OutcomeRow]:
-        rows = self._read(_LATEST_OUTCOMES, (context_key, after, limit))
-        return [sqlite_rows.outcome(row) for row in rows]
+        values = {"context_key": context_key, "after": after, "limit": limit}
+        return [rows.outcome(row) for row in self._read(sql.LATEST_OUTCOMES, values)]
 
     async def set_outcome(self, row: OutcomeRow) -> bool:
-        return await self._change(_SET_OUTCOME, (row.purge_at, row.sealed, row.key))
+        return await self._change(sql.SET_OUTCOME, rows.outcome_values(row))
 
     async def void_delegations(self, *, brand: str) -> int:
         def void(connection: Connection) -> int:
-            connection.execute("DELETE FROM outcomes WHERE brand = ?", (brand,))
-            return _change(connection, "DELETE FROM delegations WHERE brand = ?", (brand,))
+            connection.execute(sql.VOID_OUTCOMES, {"brand": brand})
+            return _change(connection, sql.VOID_BRAND, {"brand": brand})
 
         return await self._writer.write(void)
 
-    async def add_revocations(self, rows: Sequence[RevocationRow]) -> None:
+    async def add_revocations(self, revocations: Sequence[RevocationRow]) -> None:
         def add(connection: Connection) -> None:
-            connection.executemany(_INSERT_REVOCATION, map(sqlite_rows.revocation_values, rows))
+            connection.executemany(sql.INSERT_REVOCATION, map(rows.revocation_values, revocations))
 
         await self._writer.write(add)
 
     async def due_revocations(self, now: float, *, limit: int) -> Sequence[RevocationRow]:
-        return [RevocationRow(*row) for row in self._read(_DUE_REVOCATIONS, (now, limit))]
+        found = self._read(sql.DUE_REVOCATIONS, {"now": now, "limit": limit})
+        return [RevocationRow(*row) for row in found]
 
     async def postpone_revocation(self, row_id: str, *, tries: int, due_at: float) -> bool:
-        return await self._change(
-            "UPDATE revocations SET tries = ?, due_at = ? WHERE id = ? AND tries = ?",
-            (tries, due_at, row_id, tries - 1),
-        )
+        return await self._change(sql.POSTPONE_REVOCATION, {"id": row_id, "tries": tries, "due_at": due_at})
 
     async def drop_revocation(self, row_id: str) -> None:
-        await self._change("DELETE FROM revocations WHERE id = ?", (row_id,))
+        await self._change(sql.DROP_REVOCATION, {"id": row_id})
 
     async def get_keys(self) -> Sequence[WrappedKey]:
-        return [WrappedKey(*row) for row in self._read(sqlite_keys.SELECT_KEYS, ())]
+        return [WrappedKey(*row) for row in self._read(sqlite_keys.SELECT_KEYS)]
 
     async def add_keys(self, keys: Sequence[WrappedKey], *, first: bool) -> bool:
         return await self._writer.write(lambda connection: sqlite_keys.add(connection, keys, first=first))
@@ -325,21 +259,27 @@ class SqliteStore:
         return await self._writer.write(lambda connection: sqlite_keys.rewrap(connection, keys, were=were))
 
     async def drop_data_key(self, key_id: str, *, head: bytes) -> bool:
-        return await self._change(sqlite_keys.DROP_KEY, {"id": key_id, "head": head})
+        return await self._change(sql.DROP_KEY, {"id": key_id, "head": head})
 
     async def count_seals(self, key_id: str, more: int) -> None:
-        await self._change("UPDATE keys SET seals = seals + ? WHERE id = ?", (more, key_id))
+        await self._change(sql.COUNT_SEALS, {"id": key_id, "more": more})
 
     async def sealed_records(self, head: bytes, *, limit: int) -> Sequence[SealedRecord]:
-        rows = self._read(sqlite_keys.SELECT_RECORDS, {"head": head, "limit": limit})
-        return [SealedRecord(*row) for row in rows]
+        found = self._read(sqlite_keys.SELECT_RECORDS, {"head": head, "limit": limit})
+        return [SealedRecord(*row) for row in found]
 
     async def count_sealed(self, head: bytes) -> int:
-        ((count,),) = self._read(sqlite_keys.COUNT_RECORDS, {"head": head})
+        ((count,),) = self._read(sql.COUNT_SEALED, {"head": head})
         return int(count)
 
     async def reseal(self, records: Sequence[tuple[SealedRecord, bytes]]) -> int:
-        return await self._writer.write(lambda connection: sqlite_keys.reseal(connection, records))
+        def seal(connection: Connection) -> int:
+            return sum(
+                _change(connection, sql.RESEAL[record.table], rows.reseal_values(record, anew))
+                for record, anew in records
+            )
+
+        return await self._writer.write(seal)
 
     @property
     def load(self) -> Load:
@@ -355,6 +295,10 @@ class SqliteStore:
 
         await self._writer.write(rewrite)
 
+    async def take_stock(self, brands: Iterable[str], now: float) -> Stock:
+        """Count, in a thread and on a connection of its own. Raises StoreUnavailable."""
+        return await asyncio.to_thread(take_stock, self._path, brands, now)
+
     async def close(self) -> None:
         await self._writer.close()
         self._reader.close()
@@ -362,25 +306,18 @@ class SqliteStore:
     def _lease_time(self, **more: object) -> dict[str, object]:
         return {"boot": self._boot_id, "clock": self._lease_clock(), **more}
 
-    def _grant(self, row: Any) -> GrantRow:
-        *columns, unanswered, failures, retry_at, reason, lease_boot, lease_until = row
-        key, brand, kind, version, sealed, purge_at, renew_at = columns
-        leased = lease_boot == self._boot_id and lease_until > self._lease_clock()
-        attempt = Attempt(leased, unanswered, failures, retry_at, reason)
-        return GrantRow(key, brand, ContextKind(kind), version, sealed, purge_at, renew_at, attempt)
-
-    def _read(self, sql: str, parameters: _Parameters) -> list[Any]:
+    def _read(self, statement: str, values: _Values | tuple[()] = ()) -> list[Any]:
         try:
             # All of it: a statement left half read would hold back the checkpoints.
-            rows: list[Any] = self._reader.execute(sql, parameters).fetchall()
+            found: list[Any] = self._reader.execute(statement, values).fetchall()
         except pysqlite3.Error as error:
             raise unavailable(error) from None
-        return rows
+        return found
 
-    async def _change(self, sql: str, parameters: _Parameters) -> bool:
-        return await self._writer.write(lambda connection: _change(connection, sql, parameters) == 1)
+    async def _change(self, statement: str, values: _Values) -> bool:
+        return await self._writer.write(lambda connection: _change(connection, statement, values) == 1)
 
 
-def _change(connection: Connection, sql: str, parameters: _Parameters) -> int:
+def _change(connection: Connection, statement: str, values: _Values) -> int:
     """How many rows were changed."""
-    return int(connection.execute(sql, parameters).rowcount)
+    return int(connection.execute(statement, values).rowcount)

@@ -14,13 +14,14 @@ from pathlib import Path
 
 import pysqlite3
 
-from tokenvault_sidecar.adapters.sqlite_file import StoreOpenError, open_file, prepare, problem
+from tokenvault_sidecar.adapters.sqlite_file import open_file, prepare, problem
 from tokenvault_sidecar.adapters.sqlite_schema import (
     APPLICATION_ID,
     Connection,
     UnusableSchema,
     schema_version,
 )
+from tokenvault_sidecar.adapters.stores import StoreOpenError
 from tokenvault_sidecar.core.ports import WrappedKey
 
 _LOCK_TIMEOUT = 5.0

@@ -14,15 +14,12 @@ from tokenvault_sidecar.adapters.sqlite_schema import (
     patiently,
     schema_version,
 )
+from tokenvault_sidecar.adapters.stores import StoreOpenError
 
 MINIMUM_SQLITE = (3, 51, 3)
 """Older ones can corrupt a WAL file shared by connections (the WAL-reset bug)."""
 
 _MODE = 0o600
-
-
-class StoreOpenError(Exception):
-    """The store cannot be opened. The text names the file and says what to do."""
 
 
 def check_sqlite(version: tuple[int, ...]) -> None:

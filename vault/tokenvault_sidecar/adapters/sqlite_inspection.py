@@ -1,27 +1,15 @@
-"""What is to be known of a SQLite store besides its rows: how many there are, its file, who serves it."""
+"""What is to be known of a SQLite store besides its rows: its file, and who serves it."""
 
 import os
 import struct
 import sys
-from collections.abc import Iterable
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pysqlite3
 
 from tokenvault_sidecar.adapters.sqlite_schema import schema_version
-from tokenvault_sidecar.core.model import ContextKind
-from tokenvault_sidecar.core.ports import Counts
-
-COUNT_GRANTS = """
-    SELECT brand, kind, count(*), sum(unanswered > 0),
-           sum(renew_at <= :now AND unanswered = 0 AND (retry_at IS NULL OR retry_at <= :now)
-               AND NOT (lease_boot IS :boot AND lease_until > :clock))
-    FROM grants GROUP BY brand, kind
-"""
-COUNT_OTHERS = "SELECT (SELECT count(*) FROM delegations), (SELECT count(*) FROM revocations)"
 
 # Where SQLite locks a file that is open (its "shared" range), and what fcntl(2) takes on Linux.
 _SHARED_FIRST, _SHARED_SIZE = 0x40000002, 510
@@ -37,19 +25,6 @@ class FileFacts:
     log_size: int
     served_by: int | None
     memory: int | None
-
-
-def counts(grants: Iterable[Any], others: tuple[int, int]) -> Counts:
-    """The port's object of what the two queries gave."""
-    rows = list(grants)
-    delegations, revocations = others
-    return Counts(
-        grants={(brand, ContextKind(kind)): number for brand, kind, number, _, _ in rows},
-        ambiguous=sum(row[3] for row in rows),
-        due=sum(row[4] or 0 for row in rows),
-        delegations=delegations,
-        revocations=revocations,
-    )
 
 
 def look_at(path: Path) -> FileFacts:

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import pysqlite3
 
 from tokenvault_sidecar.adapters.sqlite_schema import Connection, patiently
+from tokenvault_sidecar.adapters.stores import Load
 from tokenvault_sidecar.core.errors import StoreUnavailable
 
 _RETRY_AFTER = 1.0
@@ -58,16 +59,6 @@ class _Write:
 
         with contextlib.suppress(RuntimeError):  # the loop is closed: nobody is left to tell
             self.future.get_loop().call_soon_threadsafe(settle)
-
-
-@dataclass(slots=True)
-class Load:
-    """What the writer has done so far: transactions, the writes they held, seconds they took; what waits."""
-
-    commits: int = 0
-    writes: int = 0
-    seconds: float = 0.0
-    waiting: int = 0
 
 
 class Writer:

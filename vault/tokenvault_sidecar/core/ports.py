@@ -133,11 +133,22 @@ class Counts:
     revocations: int
 
 
+@dataclass(frozen=True, slots=True)
+class Stock:
+    """What a store holds. Grants by brand and kind, the earliest renewal due by brand."""
+
+    grants: Mapping[tuple[str, str], int]
+    next_due: Mapping[str, float]
+    revocations: int
+    data_key_created: float | None
+
+
 class Store(Protocol):
     """Where rows live. What a method has returned from is durable.
 
     Every method raises StoreUnavailable where the store cannot be read or
-    written, and has then changed nothing.
+    written. It has then changed nothing; or, where a connection broke while
+    it was committing, perhaps all.
     """
 
     async def get_grant(self, key: bytes) -> GrantRow | None:

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
@@ -11,18 +11,10 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from tokenvault_sidecar.core.ports import Stock
+
 STOCK_FRESH: Final = 15.0
 """Seconds for which counts serve further scrapes: counting a million grants takes a while."""
-
-
-@dataclass(frozen=True, slots=True)
-class Stock:
-    """What the store holds. Grants by brand and kind, the earliest renewal due by brand."""
-
-    grants: Mapping[tuple[str, str], int]
-    next_due: Mapping[str, float]
-    revocations: int
-    data_key_created: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,9 +38,9 @@ class Gauges(Collector):
         registry: CollectorRegistry,
         version: str,
         state: Callable[[], State],
-        count: Callable[[], Stock],
+        count: Callable[[], Awaitable[Stock]],
     ) -> None:
-        """`count` runs in a thread of its own, and may raise: then the last stock stays."""
+        """`count` may raise: then the last stock stays."""
         self._version = version
         self._state = state
         self._count = count
@@ -62,7 +54,7 @@ class Gauges(Collector):
         async with self._counting:
             if time.monotonic() >= self._until:
                 self._until = time.monotonic() + STOCK_FRESH
-                self._stock = await asyncio.to_thread(self._count)
+                self._stock = await self._count()
 
     def collect(self) -> Iterator[Metric]:
         """As prometheus_client asks."""
