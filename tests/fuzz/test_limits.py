@@ -110,19 +110,20 @@ async def test_calls_at_once(server: ScriptedServer, tmp_path_factory: pytest.Te
         version = (await bot.get_token("acme", **ALICE)).token_version
         answer = asyncio.Event()
         server.on(token_path("acme"), Reply(status=503, delay=answer))
-        held = [
-            asyncio.create_task(other.get_token("acme", **ALICE, rejected_token_version=version))
-            for _ in range(2)
-        ]
 
-        async def refused() -> float | None:
+        async def refused(rejected: str | None) -> float | None:
             try:
-                await other.get_token("acme", **ALICE)
+                await other.get_token("acme", **ALICE, rejected_token_version=rejected)
             except RateLimited as error:
                 return error.retry_after
             return None
 
-        assert await eventually(refused)
+        async def takes_a_place() -> None:
+            while await refused(version):  # while the one that asks below has it
+                await asyncio.sleep(0.05)
+
+        held = [asyncio.create_task(takes_a_place()) for _ in range(2)]
+        assert await eventually(lambda: refused(None))
         assert (await bot.get_token("acme", **ALICE)).token_version == version
         answer.set()
         await asyncio.wait(held)

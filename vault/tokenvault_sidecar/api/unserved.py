@@ -4,8 +4,9 @@ grpc.aio decodes the path of a call of no method of its own in its main loop:
 one that is no UTF-8, from any client that has shaken hands, ends the loop and
 the server with it (grpcio 1.85.1). Here these calls are answered without a
 look at their path.
-Calls that wait to be looked at when it stops are cancelled by gRPC, as if
-their callers had given them up. Here they are UNAVAILABLE.
+Calls that wait to be looked at when it stops, and the last one of each method
+that its main loop asked for, are cancelled by gRPC, as if their callers had
+given them up. Here they are UNAVAILABLE.
 """
 
 import asyncio
@@ -19,6 +20,8 @@ from grpc.aio import _server
 
 _UNSERVED: Final = "no such method is served here"
 _STOPPING: Final = "the sidecar is stopping: ask again"
+_TURNS: Final = 3
+"""Of the loop, until the main loop has looked at each call that was handed to it: it takes two."""
 _AT_THE_DOOR: Final = 500
 """Calls of one method that wait to be looked at, at most, when the server stops: it takes 10 ms."""
 
@@ -44,26 +47,50 @@ class _Core(cygrpc.AioServer):  # type: ignore[misc]  # compiled, and without st
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
         self._methods: set[bytes] = set()
-        self._refusals: set[asyncio.Task[None]] = set()
+        self._stopping = False
+        self._tasks: set[asyncio.Task[None]] = set()
 
     def _make_request_call_future(self, method: bytes | None) -> asyncio.Future[Any]:
         """The next call of this method, or for None of any other: asked for once, when it starts."""
-        if method is not None:
-            self._methods.add(method)
-            return cast(asyncio.Future[Any], super()._make_request_call_future(method))
-        return asyncio.get_running_loop().create_task(self._refuse_others(), name="unserved methods")
+        if method is None:
+            return asyncio.get_running_loop().create_task(self._refuse_others(), name="unserved methods")
+        self._methods.add(method)
+        next_call: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self._spawn(self._hand_over(method, next_call))
+        return next_call
 
     async def shutdown(self, grace: float | None) -> None:
         """Take no more calls, and cancel those that are not over after `grace` seconds."""
-        for method in [*self._methods] * _AT_THE_DOOR if self.is_running() else ():
-            self._spawn(self._refuse_next(method))
-        await asyncio.sleep(0)  # each has asked for a call: those that waited are taken, and who comes now is
+        if self.is_running():
+            loop = asyncio.get_running_loop()
+            self._stopping = True
+            for _ in range(_TURNS):
+                await asyncio.sleep(0)
+            for method in [*self._methods] * _AT_THE_DOOR:
+                self._spawn(self._hand_over(method, loop.create_future()))
+            await asyncio.sleep(
+                0
+            )  # each has asked for a call: those that waited are taken, and who comes now is
         await super().shutdown(grace)
 
-    async def _refuse_next(self, method: bytes) -> None:
-        with suppress(cygrpc._RequestCallError):  # none came
-            call = await self._request_registered_call(method)
-            await _refuse(call, grpc.StatusCode.UNAVAILABLE, _STOPPING)
+    async def _hand_over(self, method: bytes, next_call: asyncio.Future[Any]) -> None:
+        """To the main loop while it is sure to look; once it stops, calls are refused until no more come."""
+        try:
+            call = await self._ask(method)
+            while self._stopping:
+                self._spawn(_refuse(call, grpc.StatusCode.UNAVAILABLE, _STOPPING))
+                call = await self._ask(method)
+        except Exception as none:  # what it means is for the main loop to tell
+            if not next_call.done():
+                next_call.set_exception(none)
+                next_call.exception()  # nobody may look any more
+        else:
+            next_call.set_result(call)
+
+    async def _ask(self, method: bytes) -> Any:
+        if not self.is_running():  # what is below may be gone
+            raise cygrpc._RequestCallError
+        return await self._request_registered_call(method)
 
     async def _refuse_others(self) -> None:
         """Never ends by itself: to the main loop there is no call."""
@@ -73,8 +100,8 @@ class _Core(cygrpc.AioServer):  # type: ignore[misc]  # compiled, and without st
 
     def _spawn(self, refusal: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(refusal)
-        self._refusals.add(task)
-        task.add_done_callback(self._refusals.discard)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
 
 async def _refuse(call: Any, code: grpc.StatusCode, why: str) -> None:
