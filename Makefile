@@ -3,6 +3,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 STUBS := client/python
 STAMP := .venv/.installed
+# Processes that share the files of tests: most of the tests' time is spent waiting.
+JOBS := 3
 
 .DEFAULT_GOAL := help
 .PHONY: help install lock gen gen-check format lint test test-clients test-go test-java test-from-proto test-browser torture fuzz rotation bench bench-clients bench-start demo run image-check clean
@@ -57,8 +59,8 @@ lint: $(STAMP) ## ruff, mypy strict, import contracts, buf; the proto against th
 	$(BIN)/buf lint proto
 	@$(BIN)/python -m tests.tools.breaking
 
-test: $(STAMP) ## run the tests
-	$(BIN)/pytest
+test: $(STAMP) ## run the tests, a few files at a time; JOBS=0 for one after the other
+	$(BIN)/pytest -n $(JOBS) --dist loadfile
 
 test-clients: $(STAMP) ## play one scenario with every language's client: a table of language × step
 	@$(BIN)/python -m tests.clients

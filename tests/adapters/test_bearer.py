@@ -84,7 +84,7 @@ async def test_valid(server: ScriptedServer, make: Make, kind: Literal["RSA", "E
         {"cnf": bound_to(CERTIFICATE)},
         {"cnf": None},
     ],
-    ids=str,
+    ids=lambda change: " ".join(change),
 )
 async def test_valid_in_other_ways(server: ScriptedServer, make: Make, change: dict[str, Any]) -> None:
     await accepted(make(), access_token(server, **change))

@@ -67,7 +67,10 @@ async def serves(folder: Path, entrypoint: str) -> None:
     config = devkit.init(
         folder / "data" / "vault",
         devkit.Development(
-            issuer="https://login.invalid", listen=("127.0.0.1:0",), callback_listen="127.0.0.1:0"
+            issuer="https://login.invalid",
+            listen=("127.0.0.1:0",),
+            ops_listen="127.0.0.1:0",
+            callback_listen="127.0.0.1:0",
         ),
     )[-1]
     prefix = unprivileged(data=folder / "data", read_only=folder / "root")

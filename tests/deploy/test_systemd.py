@@ -70,7 +70,12 @@ def test_it_serves_where_memory_is_writable_or_executable(tmp_path: Path) -> Non
     tried = subprocess.run([*DENIED, "true"], check=False, capture_output=True, text=True)
     if tried.returncode:
         pytest.skip(f"DID NOT RUN: memory denied as by MemoryDenyWriteExecute: {tried.stderr.strip()}")
-    settings = devkit.Development(issuer="https://login.invalid", listen=("127.0.0.1:0",))
+    settings = devkit.Development(
+        issuer="https://login.invalid",
+        listen=("127.0.0.1:0",),
+        ops_listen="127.0.0.1:0",
+        callback_listen="127.0.0.1:0",
+    )
     with SidecarProcess(devkit.init(tmp_path / "vault", settings)[-1], prefix=DENIED) as sidecar:
         assert sidecar.addresses
 

@@ -118,11 +118,12 @@ async def test_calls_at_once(server: ScriptedServer, tmp_path_factory: pytest.Te
                 return error.retry_after
             return None
 
-        async def takes_a_place() -> None:
-            while await refused(version):  # while the one that asks below has it
-                await asyncio.sleep(0.05)
+        async def served() -> bool:
+            return await refused(version) is None
 
-        held = [asyncio.create_task(takes_a_place()) for _ in range(2)]
+        held = [
+            asyncio.create_task(eventually(served)) for _ in range(2)
+        ]  # the one that asks below may be first
         assert await eventually(lambda: refused(None))
         assert (await bot.get_token("acme", **ALICE)).token_version == version
         answer.set()
