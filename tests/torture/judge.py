@@ -28,8 +28,7 @@ can know: such tokens are counted, and not wrong. Nor are those that the
 server ends up to a second early, as it counts in whole seconds. But a
 token that the server never issued, that is over by its own `expire_time`, of
 another consumer, refused by the brand's API without any of these reasons, or
-older than one that was served before (so was not committed when it was
-served) is wrong.
+older than one that was served before the call began (`history.py`) is wrong.
 
 Shown twice. A refresh token is shown to the server at most twice, and twice
 only if the process that did so first was killed, or has logged that no answer
@@ -38,13 +37,14 @@ came. Nobody hangs: each call ends within `PATIENCE`.
 
 import math
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
 
 from tests.authserver.oidc import sha256
+from tests.torture.history import History
 from tests.torture.ledger import Issued, Ledger
 from tests.torture.stored import Stored
 from tokenvault import Token
@@ -124,7 +124,7 @@ class Judge:
     _at_kill: dict[str, dict[str, Stored]] = field(default_factory=dict)
     _twice: set[str] = field(default_factory=set)
     _known_dead: dict[str, float] = field(default_factory=dict)
-    _last: dict[str, tuple[float, Issued]] = field(default_factory=dict)
+    _histories: defaultdict[str, History] = field(default_factory=lambda: defaultdict(History))
 
     def wrong(self, kind: Wrong, what: str) -> None:
         """Note what must not happen; `what` tells whom and when, and holds no secret."""
@@ -149,13 +149,9 @@ class Judge:
             self.wrong(Wrong.DEAD, f"{consumer}: over when it was asked for")
         elif token.expire_time.timestamp() > issued.time + ACCESS_TOKEN_TTL + PATIENCE:
             self.wrong(Wrong.DEAD, f"{consumer}: said to live longer than the server gave it")
-        before = self._last.get(consumer)
-        if before is not None and before[0] < served.began and issued.number < before[1].number:
-            self.wrong(
-                Wrong.STALE, f"{consumer}: not the token served {served.began - before[0]:.3f} s before"
-            )
-        if before is None or before[1].number < issued.number:
-            self._last[consumer] = (served.ended, issued)
+        stale = self._histories[consumer].read(served.began, served.ended, issued.number)
+        if stale is not None:
+            self.wrong(Wrong.STALE, f"{consumer}: not the token served {stale:.3f} s before")
         return issued
 
     def accepted(self, served: Served, subject: str) -> None:
