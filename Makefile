@@ -7,7 +7,7 @@ STAMP := .venv/.installed
 JOBS := 3
 
 .DEFAULT_GOAL := help
-.PHONY: help install lock gen gen-check format lint test test-clients test-go test-java test-from-proto test-browser torture fuzz rotation bench bench-clients bench-start demo run image-check clean
+.PHONY: help install lock gen gen-check format lint test test-clients test-go test-java test-from-proto test-browser torture fuzz rotation bench bench-clients bench-start bench-scale demo run image-check clean
 
 help: ## list what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -95,6 +95,9 @@ bench-clients: $(STAMP) ## a token from each client's memory against one by RPC,
 
 bench-start: $(STAMP) ## starting, and commands, with a million grants: about 10 minutes and 4 GB of disk
 	$(BIN)/python -m tests.bench.start
+
+bench-scale: $(STAMP) ## GetToken, memory and start with a million grants against a thousand: about 10 minutes
+	$(BIN)/python -m tests.bench.scale
 
 demo: $(STAMP) ## play the main job through for real, step by step
 	@$(BIN)/python -m tests.demo

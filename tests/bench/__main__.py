@@ -68,7 +68,7 @@ def main() -> None:
 
 def get_token(folder: Path, grants: int, plans: Mapping[str, Plan]) -> dict[str, Comparison]:
     """GetToken of fresh tokens, of grants taken at random, against an empty echo; and with options on."""
-    say = _progress()
+    say = progress()
     path = vault.configure(folder)
     say(f"storing {grants:,} grants with tokens of {vault.TOKEN_BYTES} bytes")
     asyncio.run(vault.fill(load_config(path), grants))
@@ -116,7 +116,7 @@ def _renewals(rounds: int, seconds: float) -> renewals.Found:
         renewals=round(400 * seconds),
     )
     with tempfile.TemporaryDirectory(prefix="tokenvault-bench-") as folder:
-        return renewals.measure(Path(folder) / "vault", plan, _progress())
+        return renewals.measure(Path(folder) / "vault", plan, progress())
 
 
 def _place(grants: int) -> Path | None:
@@ -131,7 +131,8 @@ def _title(plan: Plan) -> str:
     return f"{pace}, {CALLERS} callers on {CONNECTIONS} connections"
 
 
-def _progress() -> Callable[[str], None]:
+def progress() -> Callable[[str], None]:
+    """Say what goes on, and when."""
     started = time.monotonic()
     return lambda what: print(f"{time.monotonic() - started:5.1f} s  {what}", flush=True)
 

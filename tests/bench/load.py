@@ -30,13 +30,15 @@ class Round:
     """Call this method at this address for so many seconds.
 
     `rate`: calls a second, all callers together. None: each caller calls
-    again as soon as it has its answer.
+    again as soon as it has its answer. `grants`: the first so many are asked
+    for; None: all.
     """
 
     address: str
     method: str
     seconds: float
     rate: float | None = None
+    grants: int | None = None
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,7 @@ class Load:
         """One round. Raises AioRpcError for the first call that fails."""
         channels = self._to(wanted.address)
         interval = CALLERS / wanted.rate if wanted.rate else 0.0
+        requests = self._requests[: wanted.grants]
         latencies: list[float] = []
         started = time.perf_counter()
 
@@ -76,7 +79,7 @@ class Load:
                 before = time.perf_counter()
                 if before >= started + wanted.seconds:
                     return size
-                answer = await call(random.choice(self._requests), timeout=_DEADLINE)
+                answer = await call(random.choice(requests), timeout=_DEADLINE)
                 latencies.append(time.perf_counter() - before)
                 size = len(answer)
                 assert size >= TOKEN_BYTES

@@ -10,11 +10,12 @@ from tests.bench.processes import LoadProcess, Server
 
 @dataclass(frozen=True)
 class Subject:
-    """One side of a comparison."""
+    """One side of a comparison. `grants`: as in `Round`."""
 
     name: str
     server: Server
     method: str
+    grants: int | None = None
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,7 @@ def compare(
 
 def _sample(side: Subject, load: LoadProcess, plan: Plan) -> Sample:
     before = side.server.cpu()
-    seen = load.run(Round(side.server.address, side.method, plan.seconds, plan.rate))
+    seen = load.run(Round(side.server.address, side.method, plan.seconds, plan.rate, side.grants))
     return Sample(seen, side.server.cpu() - before)
 
 

@@ -19,7 +19,7 @@ def test_it_measures_both_sides_and_writes_what_it_found(tmp_path: Path) -> None
         [sys.executable, "-W", "error", "-m", "tests.bench", *options],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=280,
         check=False,
     )
     assert done.returncode == 0, done.stderr
@@ -49,7 +49,7 @@ def test_a_start_is_measured_beside_the_import() -> None:
         [sys.executable, "-W", "error", "-m", "tests.bench.start", "--grants", "50", "--rounds", "1"],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=280,
         check=False,
     )
     found = re.search(r"50 grants: ready in (\S+) s, the import alone (\S+) s\n", done.stdout)
@@ -61,6 +61,24 @@ def test_a_start_is_measured_beside_the_import() -> None:
     assert [line.partition(":")[0].split()[0] for line in done.stdout.splitlines()[2:]] == [
         "stats", "grants", "backup",
     ]  # fmt: skip
+
+
+def test_many_grants_are_measured_against_few() -> None:
+    options = ["--grants", "60", "--few", "20", "--rounds", "1", "--seconds", "0.2"]
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-m", "tests.bench.scale", *options],
+        capture_output=True,
+        text=True,
+        timeout=280,
+        check=False,
+    )
+    found = re.findall(
+        r"^(\w+): ([\d.]+) (\w+) against ([\d.]+) \w+: [\d.]+, aim 1.1 (?:met|missed)$", done.stdout, re.M
+    )
+    assert [(what, unit) for what, _, unit, _ in found] == [
+        ("p50", "ms"), ("p99", "ms"), ("memory", "MB"), ("start", "s"),
+    ], done.stdout + done.stderr  # fmt: skip
+    assert all(float(figure) > 0 for _, *figures in found for figure in figures[::2])
 
 
 def test_percentiles() -> None:
