@@ -2,40 +2,66 @@
 
 import asyncio
 import os
+import re
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from urllib.parse import urlencode
 
-from tests.authserver.clients import BASIC, REDIRECT_URI
 from tests.authserver.consumer import Consumer
-from tests.authserver.oidc import OidcProvider
-from tests.running import SidecarProcess, caller_files, make_config
+from tests.clients.stage import Stage
+from tokenvault import TokenVaultClient
+
+REPOSITORY = Path(__file__).parents[2]
+
+_API = "http://127.0.0.1:9400/me"  # of `make run`
+_ASKS = "please log in: "
+ANSWERED = "the brand's API answered 200\n"
 
 
-def played(command: Sequence[str], folder: Path) -> int:
-    """The status that the API answered the bot."""
-    with OidcProvider(registrations=[BASIC]) as provider:
-        config = make_config(folder, provider, BASIC, brand="acme")
-        with SidecarProcess(config) as sidecar:
-            files = caller_files(sidecar.folder, "bot")
-            environment = {
-                "TOKENVAULT_ADDRESS": sidecar.address,
-                "TOKENVAULT_CA": str(files["ca"]),
-                "TOKENVAULT_CERT": str(files["certificate"]),
-                "TOKENVAULT_KEY": str(files["private_key"]),
-            }
-            return _dialogue([*command, f"{provider.issuer}/me"], environment)
-
-
-def _dialogue(command: Sequence[str], environment: Mapping[str, str]) -> int:
-    """Log in where the program says so."""
+def played(command: Sequence[str], there: Stage, *, cwd: Path | None = None, **environment: str) -> str:
+    """All it says once its consumer has logged in. Its end must be a good one."""
+    variables = there.environment("bot")
     with subprocess.Popen(
-        command, env={**os.environ, **environment}, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        command,
+        cwd=cwd,
+        env=os.environ | variables | environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
     ) as bot:
         assert bot.stdout is not None
-        link = bot.stdout.readline().removeprefix("Log in here: ").strip()
-        arrived = asyncio.run(Consumer().authorize(link, "alice"))
-        said, _ = bot.communicate(f"{REDIRECT_URI}?{urlencode(arrived)}\n", timeout=60)
-    assert bot.returncode == 0
-    return int(said.rpartition(" ")[2])
+        before, asks, link = [], "", ""
+        while (
+            not asks
+        ):  # before it is what tools say that make the program, with control characters of theirs
+            line = bot.stdout.readline()
+            before.append(line)
+            assert line, "".join(before)
+            _, asks, link = line.partition(_ASKS)
+        query = asyncio.run(Consumer().authorize(link.strip()))
+        with TokenVaultClient(
+            variables["TOKENVAULT_ADDRESS"],
+            ca=variables["TOKENVAULT_CA"],
+            certificate=variables["TOKENVAULT_CERT"],
+            private_key=variables["TOKENVAULT_KEY"],
+        ) as vault:
+            vault.complete_delegation(query)
+        said, _ = bot.communicate(timeout=60)
+    assert bot.returncode == 0, said
+    return said
+
+
+def tried(client: Path, folder: Path, there: Stage, **environment: str) -> str:
+    """As `played`: what the client's README says under "Try it", word for word, from an empty folder."""
+    (block,) = re.findall(
+        r"## Try it\n.*?```sh\n(.*?)```", (client / "README.md").read_text(), flags=re.DOTALL
+    )
+    assert _API in block
+    folder.mkdir()
+    return played(
+        ["sh", "-ec", block.replace(_API, there.api.url)],
+        there,
+        cwd=folder,
+        REPOSITORY=str(REPOSITORY),
+        **environment,
+    )

@@ -1,4 +1,4 @@
-"""`make test-go`: the Go client's own tests, and its example, built in an empty project and played."""
+"""`make test-go`: the Go client's own tests, and its example in an empty project."""
 
 import os
 import shutil
@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.client.bot_example import played
+from tests.client.bot_example import ANSWERED, tried
+from tests.clients.stage import stage
 
 CLIENT = Path(__file__).parents[2] / "client" / "go"
-MODULE = "tokenvault.example/client/go"
 _ENVIRONMENT = {"GOFLAGS": "-buildvcs=false"}
 
 pytestmark = [
@@ -19,23 +19,12 @@ pytestmark = [
 ]
 
 
-def go(*arguments: str, cwd: Path = CLIENT) -> str:
+def go(*arguments: str) -> str:
     command = subprocess.run(
-        ["go", *arguments], cwd=cwd, env=os.environ | _ENVIRONMENT, capture_output=True, text=True
+        ["go", *arguments], cwd=CLIENT, env=os.environ | _ENVIRONMENT, capture_output=True, text=True
     )
     assert command.returncode == 0, command.stdout + command.stderr
     return command.stdout
-
-
-def in_an_empty_project(source: Path, folder: Path) -> Path:
-    """A program that needs the client, built as anybody would; the executable."""
-    folder.mkdir()
-    shutil.copy(source, folder)
-    go("mod", "init", "example.test/bot", cwd=folder)
-    go("mod", "edit", f"-require={MODULE}@v0.0.0", f"-replace={MODULE}={CLIENT}", cwd=folder)
-    go("mod", "tidy", cwd=folder)
-    go("build", "-o", "program", cwd=folder)
-    return folder / "program"
 
 
 def test_formatted_and_vetted() -> None:
@@ -48,6 +37,6 @@ def test_its_own_tests() -> None:
     assert "ok" in go("test", "./...")
 
 
-def test_the_example_from_an_empty_project(tmp_path: Path) -> None:
-    program = in_an_empty_project(CLIENT / "examples" / "bot" / "main.go", tmp_path / "project")
-    assert played([str(program)], tmp_path / "vault") == 200
+def test_it_is_tried(tmp_path: Path) -> None:
+    with stage(tmp_path, access_token_ttl=600) as there:
+        assert tried(CLIENT, tmp_path / "project", there, **_ENVIRONMENT) == ANSWERED

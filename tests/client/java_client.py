@@ -1,4 +1,4 @@
-"""`make test-java`: the Java client's own tests; installed, its example in an empty project."""
+"""`make test-java`: the Java client's own tests; installed, its example in place and in an empty project."""
 
 import re
 import shutil
@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.client.bot_example import played
+from tests.client.bot_example import ANSWERED, tried
+from tests.clients.stage import stage
 
 pytestmark = [
     pytest.mark.timeout(600),  # the first time all of gRPC is fetched
@@ -27,23 +28,18 @@ _POM = """<project xmlns="http://maven.apache.org/POM/4.0.0">
 """
 
 
-def maven(*arguments: str, cwd: Path) -> None:
-    done = subprocess.run(["mvn", "-q", "-B", *arguments], cwd=cwd, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
+def test_it_is_tried_with_its_own_tests(tmp_path: Path) -> None:
+    """Before all others, for it installs the client."""
+    with stage(tmp_path, access_token_ttl=600) as there:
+        assert tried(HOME, tmp_path / "project", there) == ANSWERED
 
 
-def in_an_empty_project(source: Path, folder: Path) -> str:
-    """A program that needs the client, built as its README says; the classpath."""
+def test_an_empty_project_has_it_by_its_dependency(tmp_path: Path) -> None:
     (dependency,) = re.findall(r"```xml\n(.*?)```", (HOME / "README.md").read_text(), flags=re.DOTALL)
-    (folder / "src" / "main" / "java").mkdir(parents=True)
-    shutil.copy(source, folder / "src" / "main" / "java")
-    (folder / "pom.xml").write_text(_POM.format(dependency=dependency))
-    classpath = folder / "classpath"
-    maven("compile", "dependency:build-classpath", f"-Dmdep.outputFile={classpath}", cwd=folder)
-    return f"{folder / 'target' / 'classes'}:{classpath.read_text().strip()}"
-
-
-def test_its_own_tests_and_the_example_from_an_empty_project(tmp_path: Path) -> None:
-    maven("install", cwd=HOME)
-    path = in_an_empty_project(HOME / "examples" / "Bot.java", tmp_path / "project")
-    assert played(["java", "-cp", path, "Bot"], tmp_path / "vault") == 200
+    (tmp_path / "src" / "main" / "java").mkdir(parents=True)
+    shutil.copy(HOME / "examples" / "Bot.java", tmp_path / "src" / "main" / "java")
+    (tmp_path / "pom.xml").write_text(_POM.format(dependency=dependency))
+    command = ["mvn", "-q", "-B", "compile", "dependency:build-classpath"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (tmp_path / "target" / "classes" / "Bot.class").exists()

@@ -1,15 +1,16 @@
-"""The Node client's example and its README's snippet, from the link to the brand's API."""
+"""The Node client's package in an empty project, and its README's snippet: from link to API."""
 
-import asyncio
 import os
 import re
-import subprocess
+import shlex
+from collections.abc import Iterator
 from pathlib import Path
 
-from tests.authserver.consumer import Consumer
-from tests.authserver.node import ensure_installed
-from tests.clients.stage import BRAND, stage
-from tokenvault import TokenVaultClient
+import pytest
+
+from tests.authserver.node import Node, ensure_installed
+from tests.client.bot_example import ANSWERED, played, tried
+from tests.clients.stage import Stage, stage
 
 HOME = Path("client/node").resolve()
 _PLAY = """
@@ -21,39 +22,37 @@ process.exit();
 """
 
 
-def said_after_login(program: Path, folder: Path, *arguments: str) -> tuple[int, str]:
-    """Its status, and what it says once its consumer has logged in; it is given the API's address last."""
-    node = ensure_installed(HOME)
-    with stage(folder, access_token_ttl=600) as there:
-        variables = there.environment("bot")
-        command = [node.executable, str(program), *arguments, there.api.url]
-        with subprocess.Popen(command, env=os.environ | variables, stdout=subprocess.PIPE, text=True) as bot:
-            assert bot.stdout is not None
-            link = bot.stdout.readline().removeprefix("please log in: ").strip()
-            query = asyncio.run(Consumer().authorize(link))
-            with TokenVaultClient(
-                variables["TOKENVAULT_ADDRESS"],
-                ca=variables["TOKENVAULT_CA"],
-                certificate=variables["TOKENVAULT_CERT"],
-                private_key=variables["TOKENVAULT_KEY"],
-            ) as vault:
-                vault.complete_delegation(query)
-            said, _ = bot.communicate(timeout=60)
-    return bot.returncode, said
+@pytest.fixture(scope="module")
+def there(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
+    with stage(tmp_path_factory.mktemp("stage"), access_token_ttl=600) as there:
+        yield there
 
 
-def test_the_bot_waits_for_consent_and_calls_the_api(tmp_path: Path) -> None:
-    said = said_after_login(HOME / "examples/bot.mjs", tmp_path, BRAND, "conversation-1")
-    assert said == (0, "the brand's API answered 200\n")
+@pytest.fixture(scope="module")
+def node() -> Node:
+    return ensure_installed(HOME)
 
 
-def test_so_does_the_snippet(tmp_path: Path) -> None:
+def test_it_is_tried(there: Stage, node: Node, tmp_path: Path) -> None:
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    (programs / "node").symlink_to(node.executable)
+    (programs / "npm").write_text(f'#!/bin/sh\nexec {shlex.join(node.npm)} "$@"\n')
+    (programs / "npm").chmod(0o755)
+    path = f"{programs}{os.pathsep}{os.environ['PATH']}"
+    quick = {
+        "npm_config_ignore_scripts": "true",
+        "npm_config_prefer_offline": "true",
+        "npm_config_audit": "false",
+    }
+    assert tried(HOME, tmp_path / "project", there, PATH=path, **quick) == ANSWERED
+
+
+def test_its_snippet(there: Stage, node: Node, tmp_path: Path) -> None:
     (snippet,) = re.findall(r"```js\n(.*?)```", (HOME / "README.md").read_text(), flags=re.DOTALL)
-    project = tmp_path / "project"
-    (project / "node_modules").mkdir(parents=True)
-    (project / "node_modules" / "tokenvault").symlink_to(HOME)
-    (project / "snippet.mjs").write_text(snippet)
-    (project / "play.mjs").write_text(_PLAY)
-    (tmp_path / "vault").mkdir()
-    said = said_after_login(project / "play.mjs", tmp_path / "vault", "conversation-1")
-    assert said == (0, "the brand's API answered 200\n")
+    (tmp_path / "node_modules").mkdir()
+    (tmp_path / "node_modules" / "tokenvault").symlink_to(HOME)
+    (tmp_path / "snippet.mjs").write_text(snippet)
+    (tmp_path / "play.mjs").write_text(_PLAY)
+    command = [node.executable, str(tmp_path / "play.mjs"), "conversation-2", there.api.url]
+    assert played(command, there) == ANSWERED

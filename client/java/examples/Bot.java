@@ -1,13 +1,7 @@
-import java.io.BufferedReader;
-import java.io.InputStreamReader;
 import java.net.URI;
-import java.net.URLDecoder;
 import java.net.http.HttpClient;
 import java.net.http.HttpRequest;
 import java.net.http.HttpResponse;
-import java.nio.charset.StandardCharsets;
-import java.util.HashMap;
-import java.util.Map;
 import tokenvault.client.BearerHttp;
 import tokenvault.client.Context;
 import tokenvault.client.Delegation;
@@ -29,20 +23,14 @@ final class Bot {
         login(vault);
         answer = api.send(request, HttpResponse.BodyHandlers.discarding());
       }
-      System.out.println("The brand's API answers " + answer.statusCode());
+      System.out.println("the brand's API answered " + answer.statusCode());
     }
   }
 
-  private static void login(TokenVaultClient vault) throws Exception {
+  /** Waits until the consumer has come back, to the sidecar or to whoever completes the delegation. */
+  private static void login(TokenVaultClient vault) {
     var challenge = vault.startDelegation(Delegation.of("acme", CONVERSATION));
-    System.out.println("Log in here: " + challenge.authorizationUrl());
-    System.out.print("Then paste the address your browser was sent to: ");
-    String arrived = new BufferedReader(new InputStreamReader(System.in)).readLine();
-    Map<String, String> query = new HashMap<>();
-    for (String pair : arrived.substring(arrived.indexOf('?') + 1).split("&")) {
-      String[] parts = pair.split("=", 2);
-      query.put(parts[0], URLDecoder.decode(parts[parts.length - 1], StandardCharsets.UTF_8));
-    }
-    vault.completeDelegation(query);
+    System.out.println("please log in: " + challenge.authorizationUrl());
+    vault.watchDelegation(challenge.delegationId());
   }
 }

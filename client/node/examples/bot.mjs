@@ -1,7 +1,7 @@
 // A bot: shows the consumer a link, waits for the consent, then calls the brand's API.
 // node bot.mjs BRAND CONVERSATION URL, with the TOKENVAULT_* variables that `make run` prints.
 
-import { ConsentRequired, TokenVaultClient } from "../src/index.js";
+import { ConsentRequired, TokenVaultClient } from "tokenvault";
 
 const [brand, conversation, url] = process.argv.slice(2);
 const vault = TokenVaultClient.fromEnvironment();

@@ -2,6 +2,8 @@
 
 import { X509Certificate, createPrivateKey } from "node:crypto";
 import { readFileSync, statSync } from "node:fs";
+import { isIP } from "node:net";
+import { checkServerIdentity } from "node:tls";
 import { fileURLToPath } from "node:url";
 import grpc from "@grpc/grpc-js";
 import { loadSync } from "@grpc/proto-loader";
@@ -40,6 +42,7 @@ const VARIABLES = {
 export class Connection {
   #files;
   #options;
+  #verify = {};
   #state;
   #lookAt;
   #stub;
@@ -48,8 +51,14 @@ export class Connection {
     if (!address?.includes(":")) throw new TypeError('address: write "host:port" or "unix:/path"');
     this.address = address;
     this.#files = { ca, certificate, privateKey };
-    const name = serverName ?? (address.startsWith("unix:") ? "localhost" : undefined);
-    this.#options = name ? { ...OPTIONS, "grpc.ssl_target_name_override": name } : OPTIONS;
+    const name = serverName ?? (address.startsWith("unix:") ? "localhost" : hostOf(address));
+    if (isIP(name)) {
+      // RFC 6066 section 3 forbids to ask for an IP address by name; the certificate must carry it all the same
+      this.#options = { ...OPTIONS, "grpc.ssl_target_name_override": "localhost" };
+      this.#verify = { checkServerIdentity: (asked, certificate) => checkServerIdentity(name, certificate) };
+    } else {
+      this.#options = { ...OPTIONS, "grpc.ssl_target_name_override": name };
+    }
     this.#state = this.#look();
     this.#lookAt = Date.now() + LOOK_EVERY;
     this.#stub = this.#open(this.#read());
@@ -96,7 +105,7 @@ export class Connection {
       // told below, without what OpenSSL says
     }
     if (!pair) throw new TypeError(`${this.#files.certificate}, ${this.#files.privateKey}: not a pair, or broken`);
-    return grpc.credentials.createSsl(ca, key, certificate);
+    return grpc.credentials.createSsl(ca, key, certificate, this.#verify);
   }
 
   #open(credentials) {
@@ -108,6 +117,10 @@ export function fromEnvironment(environment) {
   const missing = Object.values(VARIABLES).filter((name) => !environment[name]);
   if (missing.length) throw new TypeError(`not set in the environment: ${missing.join(", ")}`);
   return Object.fromEntries(Object.entries(VARIABLES).map(([option, name]) => [option, environment[name]]));
+}
+
+function hostOf(address) {
+  return address.replace(/^(dns|ipv4|ipv6):(\/\/\/)?/, "").replace(/:\d+$/, "").replace(/^\[|\]$/g, "");
 }
 
 function readPem(path, label) {

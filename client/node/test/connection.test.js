@@ -7,6 +7,9 @@ import { OPTIONS } from "../src/connection.js";
 import { Unavailable } from "../src/index.js";
 import { Sidecar, connected, failing } from "./sidecar.js";
 
+const warnings = [];
+process.on("warning", (warning) => warnings.push(warning));
+
 let sidecar, vault, files, show, close;
 before(async () => (sidecar = await new Sidecar().start()));
 beforeEach(() => {
@@ -73,6 +76,28 @@ test("a delegation is sent once", async () => {
   sidecar.answers = Array(9).fill(failing(grpc.status.UNAVAILABLE));
   await assert.rejects(vault.startDelegation("acme", { consumer: "alice" }), Unavailable);
   assert.equal(sidecar.calls.length, 1);
+});
+
+test("the sidecar's certificate must carry the address, or the name that is given for it", async () => {
+  const named = await new Sidecar().start("named");
+  named.answers = Array(9).fill(token);
+  const reached = async (options) => {
+    const { vault, close } = connected(named, options);
+    await vault.getToken("acme", { consumer: "alice", timeout: 5 }).finally(close);
+  };
+  const there = { address: `localhost:${named.port}` };
+  await assert.rejects(reached({}), Unavailable); // an IP address
+  await assert.rejects(reached({ serverName: "127.0.0.1" }), Unavailable);
+  await assert.rejects(reached({ serverName: "other.test" }), Unavailable);
+  await reached({ serverName: "vault.test" });
+  await reached(there);
+  await assert.rejects(reached({ ...there, serverName: "127.0.0.1" }), Unavailable);
+  named.stop();
+});
+
+test("an address that is an IP address makes Node warn of nothing", async () => {
+  assert.equal(await shown(), "bot");
+  assert.deepEqual(warnings, []);
 });
 
 test("keepalive is as client/README.md says", () => {

@@ -1,4 +1,4 @@
-/** A scripted sidecar over real mutual TLS. TOKENVAULT_TEST_FILES: where ca, server, bot and bot-2 are, .pem and .key. */
+/** A scripted sidecar over real mutual TLS. TOKENVAULT_TEST_FILES: where ca, server, named, bot and bot-2 are, .pem and .key. */
 
 import { copyFileSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
@@ -14,7 +14,8 @@ export class Sidecar {
   answers = [];
   calls = [];
 
-  async start(port = 0) {
+  /** `own`: whose certificate it shows. */
+  async start(own = "server") {
     this.server = new grpc.Server();
     const answer = (call, callback) => {
       this.calls.push(call);
@@ -22,10 +23,10 @@ export class Sidecar {
     };
     const methods = ["StartDelegation", "WatchDelegation", "GetToken"].map((name) => [name, answer]);
     this.server.addService(SERVICE, Object.fromEntries(methods));
-    const pair = { cert_chain: readFileSync(from("server.pem")), private_key: readFileSync(from("server.key")) };
+    const pair = { cert_chain: readFileSync(from(`${own}.pem`)), private_key: readFileSync(from(`${own}.key`)) };
     const credentials = grpc.ServerCredentials.createSsl(readFileSync(from("ca.pem")), [pair], true);
     this.port = await new Promise((resolve, reject) =>
-      this.server.bindAsync(`127.0.0.1:${port}`, credentials, (error, bound) =>
+      this.server.bindAsync("127.0.0.1:0", credentials, (error, bound) =>
         error ? reject(error) : resolve(bound),
       ),
     );
@@ -38,7 +39,7 @@ export class Sidecar {
 }
 
 /** A client with files of its own. */
-export function connected(sidecar) {
+export function connected(sidecar, options = {}) {
   const folder = mkdtempSync(join(tmpdir(), "tv-node-"));
   const files = { ca: join(folder, "ca.pem"), certificate: join(folder, "own.pem"), privateKey: join(folder, "own.key") };
   copyFileSync(from("ca.pem"), files.ca);
@@ -47,7 +48,7 @@ export function connected(sidecar) {
     copyFileSync(from(`${name}.key`), files.privateKey);
   };
   show("bot");
-  const vault = new TokenVaultClient({ address: `127.0.0.1:${sidecar.port}`, ...files });
+  const vault = new TokenVaultClient({ address: `127.0.0.1:${sidecar.port}`, ...files, ...options });
   const close = () => {
     vault.close();
     rmSync(folder, { recursive: true });

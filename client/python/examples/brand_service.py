@@ -1,6 +1,6 @@
 """A brand's service calls the brand's API as a consumer who has delegated that to it.
 
-    python brand_service.py BRAND CONSUMER URL
+    python brand_service.py BRAND CONSUMER URL, with the extra httpx2
 
 TOKENVAULT_* say where the sidecar is, with the service's own certificate and key. Where the sidecar wants to
 see an access token of the service too, it is got by TOKEN_ENDPOINT, CLIENT_ID, CLIENT_SECRET and RESOURCE.
@@ -39,4 +39,6 @@ def main(brand: str, consumer: str, url: str) -> int:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 4:
+        sys.exit("usage: brand_service.py BRAND CONSUMER URL")
     sys.exit(main(*sys.argv[1:]))

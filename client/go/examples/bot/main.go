@@ -1,20 +1,15 @@
 // A bot that asks the brand's API as a consumer, who logs in where it must.
 //
-// Run it against `make run`, with the variables that it prints:
-//
-//	go run ./examples/bot http://127.0.0.1:9400/me
+// Its argument is the API's URL; the variables are those that `make run` prints.
 package main
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
 	"log"
 	"net/http"
-	"net/url"
 	"os"
-	"strings"
 
 	"tokenvault.example/client/go/tokenvault"
 )
@@ -51,25 +46,17 @@ func run(ctx context.Context, address string) error {
 		return err
 	}
 	defer func() { _ = answer.Body.Close() }()
-	fmt.Println("The brand's API answers", answer.StatusCode)
+	fmt.Println("the brand's API answered", answer.StatusCode)
 	return nil
 }
 
+// login waits until the consumer has come back, to the sidecar or to whoever completes the delegation.
 func login(ctx context.Context, vault *tokenvault.Client, conversation tokenvault.Context) error {
 	challenge, err := vault.StartDelegation(ctx, tokenvault.Delegation{Brand: brand, Context: conversation})
 	if err != nil {
 		return err
 	}
-	fmt.Println("Log in here:", challenge.AuthorizationURL)
-	fmt.Print("Then paste the address your browser was sent to: ")
-	line, err := bufio.NewReader(os.Stdin).ReadString('\n')
-	if err != nil {
-		return err
-	}
-	arrived, err := url.Parse(strings.TrimSpace(line))
-	if err != nil {
-		return errors.New("that is no address") // it would show the code
-	}
-	_, err = vault.CompleteDelegation(ctx, arrived.Query())
+	fmt.Println("please log in:", challenge.AuthorizationURL)
+	_, err = vault.WatchDelegation(ctx, challenge.DelegationID)
 	return err
 }
