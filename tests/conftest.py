@@ -1,3 +1,3 @@
 """Fixtures that every test may use."""
 
-pytest_plugins = ["tests.authserver.fixtures"]
+pytest_plugins = ["tests.authserver.fixtures", "tests.postgres.fixtures"]

@@ -23,8 +23,8 @@ def found_in(file: Path) -> frozenset[str]:
     """The test functions of a file; none where there is no such file."""
     if not file.is_file():
         return frozenset()
-    tree = ast.parse(file.read_text(encoding="utf-8"))
-    functions = [node for node in tree.body if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
+    nodes = ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+    functions = [node for node in nodes if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
     return frozenset(function.name for function in functions if function.name.startswith("test_"))
 
 

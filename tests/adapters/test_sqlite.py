@@ -6,24 +6,22 @@ import os
 import random
 import signal
 import stat
-import sys
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pysqlite3
 import pytest
 
-from tests.adapters.sqlite_process import big_grant
+from tests.adapters.processes import PATIENCE, helper, run_helpers
 from tests.adapters.store_conformance import NOW, delegation_row, grant_row, lease, row_key
+from tests.adapters.store_process import big_grant
 from tokenvault_sidecar.adapters.clock import boot_time
 from tokenvault_sidecar.adapters.sqlite import SqliteStore, StoreOpenError
 from tokenvault_sidecar.adapters.sqlite_file import check_sqlite, open_file
 from tokenvault_sidecar.adapters.sqlite_schema import MIGRATIONS
 from tokenvault_sidecar.core.errors import StoreUnavailable
 from tokenvault_sidecar.core.ports import Attempt
-
-PATIENCE = 60.0
 
 
 @pytest.fixture
@@ -40,52 +38,6 @@ async def opened(
         yield store
     finally:
         await store.close()
-
-
-class Helper:
-    """A running `tests.adapters.sqlite_process`."""
-
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
-        assert process.stdin is not None
-        assert process.stdout is not None
-        self.process, self._stdin, self._stdout = process, process.stdin, process.stdout
-
-    async def line(self) -> str:
-        return (await asyncio.wait_for(self._stdout.readline(), PATIENCE)).decode().strip()
-
-    def send(self, line: str) -> None:
-        self._stdin.write(f"{line}\n".encode())
-
-    async def finish(self) -> list[str]:
-        """Its remaining output, once it has ended well."""
-        out, _ = await asyncio.wait_for(self.process.communicate(), PATIENCE)
-        assert self.process.returncode == 0
-        return out.decode().splitlines()
-
-
-@asynccontextmanager
-async def helper(task: str, path: Path) -> AsyncIterator[Helper]:
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "tests.adapters.sqlite_process", task, str(path),
-        stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
-    )  # fmt: skip
-    try:
-        yield Helper(process)
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.communicate()
-
-
-async def run_helpers(task: str, path: Path, count: int = 2) -> list[list[str]]:
-    """What each of them said, started together."""
-    async with AsyncExitStack() as stack:
-        helpers = [await stack.enter_async_context(helper(task, path)) for _ in range(count)]
-        for running in helpers:
-            assert await running.line() == "ready"
-        for running in helpers:
-            running.send("go")
-        return await asyncio.gather(*(running.finish() for running in helpers))
 
 
 class TestOpening:
@@ -124,7 +76,7 @@ class TestOpening:
             assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
     async def test_several_processes_make_one_file(self, path: Path) -> None:
-        await run_helpers("opening", path, count=4)
+        await run_helpers("opening", str(path), count=4)
         async with opened(path) as store:
             assert await store.put_grant(grant_row(), replaces=None)
 
@@ -183,7 +135,7 @@ class TestOpening:
     async def test_a_locked_file(self, path: Path) -> None:
         async with opened(path):
             pass
-        async with helper("hold_lock", path) as holder:
+        async with helper("hold_lock", str(path)) as holder:
             assert await holder.line() == "locked"
             with pytest.raises(StoreOpenError, match=r"vault\.db: is locked by another process"):
                 SqliteStore.open(path, lock_timeout=0.05)
@@ -193,27 +145,7 @@ class TestOpening:
             pass
 
 
-class TestProcesses:
-    async def test_no_update_is_lost(self, path: Path) -> None:
-        async with opened(path) as store:
-            await store.put_grant(grant_row(sealed=b"0"), replaces=None)
-            await run_helpers("counting", path)
-            row = await store.get_grant(row_key(1))
-        assert row is not None
-        assert row.sealed == b"400"
-
-    async def test_a_lease_has_one_holder(self, path: Path) -> None:
-        async with opened(path) as store:
-            await store.put_grant(grant_row(), replaces=None)
-            await run_helpers("leasing", path)
-            assert await store.get_grant(row_key(1)) == grant_row(attempt=Attempt(failures=39))
-
-    async def test_a_delegation_is_taken_once(self, path: Path) -> None:
-        async with opened(path) as store:
-            await asyncio.gather(*(store.put_delegation(delegation_row(n)) for n in range(100)))
-            took = await run_helpers("taking", path)
-        assert sorted(line for lines in took for line in lines) == sorted(f"took {n}" for n in range(100))
-
+class TestLeaseClock:
     async def test_a_lease_of_another_boot_is_over(self, path: Path) -> None:
         async with opened(path, boot_id="before") as store:
             await store.put_grant(grant_row(), replaces=None)
@@ -231,7 +163,7 @@ class TestProcesses:
 
 class TestFaults:
     async def test_locked_by_another_process(self, path: Path) -> None:
-        async with opened(path, lock_timeout=0.05) as store, helper("hold_lock", path) as holder:
+        async with opened(path, lock_timeout=0.05) as store, helper("hold_lock", str(path)) as holder:
             await store.put_grant(grant_row(), replaces=None)
             assert await holder.line() == "locked"
             with pytest.raises(StoreUnavailable, match="another process holds its lock") as caught:
@@ -245,7 +177,7 @@ class TestFaults:
             assert await store.put_grant(grant_row(2), replaces=None)
 
     async def test_a_lock_that_is_released_in_time_is_waited_for(self, path: Path) -> None:
-        async with opened(path, lock_timeout=PATIENCE) as store, helper("hold_lock", path) as holder:
+        async with opened(path, lock_timeout=PATIENCE) as store, helper("hold_lock", str(path)) as holder:
             assert await holder.line() == "locked"
             write = asyncio.create_task(store.put_grant(grant_row(), replaces=None))
             await asyncio.sleep(0)
@@ -254,7 +186,7 @@ class TestFaults:
             assert await write
 
     async def test_a_disk_that_takes_no_more(self, path: Path) -> None:
-        ((failed, written),) = await run_helpers("filling", path, count=1)
+        ((failed, written),) = await run_helpers("filling", str(path), count=1)
         assert failed.startswith("failed the store cannot be used, its disk")
         assert path.name not in failed
         assert int(written.removeprefix("written ")) > 0
@@ -291,7 +223,7 @@ class TestFaults:
         assert {file.name for file in path.parent.iterdir()} == {"vault.db"}
 
     async def test_a_write_whose_caller_is_cancelled_still_happens(self, path: Path) -> None:
-        async with opened(path, lock_timeout=PATIENCE) as store, helper("hold_lock", path) as holder:
+        async with opened(path, lock_timeout=PATIENCE) as store, helper("hold_lock", str(path)) as holder:
             complaints: list[object] = []
             asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
             assert await holder.line() == "locked"
@@ -331,7 +263,7 @@ class TestErasure:
 
 async def test_what_was_acknowledged_survives_fifty_kills(path: Path) -> None:
     acknowledged: list[bytes] = []
-    async with helper("breed", path) as breeder:
+    async with helper("breed", str(path)) as breeder:
         for life in range(50):
             breeder.send(f"life {life}")
             child = int((await breeder.line()).removeprefix("child "))

@@ -1,13 +1,16 @@
 """The conformance suite against every store there is."""
 
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 
 from tests.adapters.store_conformance import Stand, StoreConformance
 from tests.fakes.memory_store import MemoryStore
+from tests.postgres.server import PostgresServer
+from tokenvault_sidecar.adapters.postgres import PostgresStore
+from tokenvault_sidecar.adapters.postgres_connections import Connections
 from tokenvault_sidecar.adapters.sqlite import SqliteStore
 
 
@@ -42,14 +45,34 @@ async def sqlite(folder: Path) -> AsyncIterator[Stand]:
         await peer.close()
 
 
-MakeStand = Callable[[Path], AbstractAsyncContextManager[Stand]]
+@asynccontextmanager
+async def postgres(server: PostgresServer) -> AsyncIterator[Stand]:
+    database = server.create_database()
+    server.sql("CREATE TABLE lease_clock AS SELECT 1000.0::float8 AS seconds", database)
+    server.sql("GRANT SELECT ON lease_clock TO tokenvault", database)
+    settings = server.settings(database)
+    await (await PostgresStore.open(settings)).close()
+    clock = "(SELECT seconds FROM lease_clock)"
+    store, peer = (PostgresStore(Connections(settings), lease_clock=clock) for _ in range(2))
+
+    def pass_time(seconds: float) -> None:
+        server.sql("UPDATE lease_clock SET seconds = seconds + %s", database, seconds)
+
+    try:
+        yield Stand(store, peer, pass_time)
+    finally:
+        await store.close()
+        await peer.close()
 
 
-@pytest.fixture(params=[memory, sqlite], ids=lambda make: make.__name__)
+@pytest.fixture(params=["memory", "sqlite", "postgres"])
 async def stand(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Stand]:
-    make: MakeStand = request.param
-    async with make(tmp_path) as made:
-        yield made
+    if request.param == "postgres":
+        made = postgres(request.getfixturevalue("postgres_server"))
+    else:
+        made = {"memory": memory, "sqlite": sqlite}[request.param](tmp_path)
+    async with made as stand:
+        yield stand
 
 
 class TestStore(StoreConformance):

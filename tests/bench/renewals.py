@@ -172,7 +172,7 @@ class _Seen:
 async def _seeding(config: Path) -> AsyncIterator[Callable[[Sequence[float | None]], Awaitable[None]]]:
     """Stores a grant for each time given, due then; None: never. Beside the sidecar, in the same file."""
     settings = load_config(config)
-    store, numbers = SqliteStore.open(settings.store.path), itertools.count(READ)
+    store, numbers = SqliteStore.open(settings.store.file), itertools.count(READ)
     try:
         sealer = Sealer(await open_keyring(store, keks(settings)[0], time.time()))
 

@@ -54,7 +54,7 @@ def main() -> None:
         for side in (many, few):
             say(f"storing {side.title} grants with tokens of {vault.TOKEN_BYTES} bytes")
             asyncio.run(vault.fill(load_config(side.config), side.grants))
-        size = load_config(many.config).store.path.stat().st_size
+        size = load_config(many.config).store.file.stat().st_size
         say(f"{size / many.grants:,.0f} bytes a grant in SQLite")
         try:
             _serving(many, few, Plan(options.rounds, options.seconds, RATE))

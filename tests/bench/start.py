@@ -54,7 +54,7 @@ def _starts(config: Path, grants: int, rounds: int) -> float:
         begin = time.monotonic()
         with SidecarProcess(config) as sidecar:
             starts.append(time.monotonic() - begin)
-            memory.append(look_at(load_config(config).store.path).memory or 0)
+            memory.append(look_at(load_config(config).store.file).memory or 0)
             sidecar.kill()  # so that the next one recovers, too
     beyond = median(start - bare for start, bare in zip(starts, imports, strict=True))
     print(f"{grants:,} grants: ready in {median(starts):.2f} s, the import alone {median(imports):.2f} s")

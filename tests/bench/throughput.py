@@ -94,7 +94,7 @@ async def _seconds(renew: Renew, count: int) -> float:
 async def _core(config: Config, numbers: range) -> AsyncIterator[Renew]:
     """The sidecar's own renewal of grants that it stores, all but the calls of a sidecar."""
     configure_logging(config.server.log_level, config.server.log_format)
-    store, remotes = SqliteStore.open(config.store.path), Remotes(config, time.time)
+    store, remotes = SqliteStore.open(config.store.file), Remotes(config, time.time)
     try:
         keys = await KeyKeeper.open(store, [keks(config)[0]], time.time())
         sealer = Sealer(keys.keyring)

@@ -58,7 +58,7 @@ def configure(directory: Path, authorization_server: str = NOWHERE) -> Path:
 async def fill(config: Config, grants: int, *, first: int = 0) -> None:
     """Store this many consumers' grants, sealed, their tokens fresh for an hour."""
     now = time.time()
-    store = SqliteStore.open(config.store.path)
+    store = SqliteStore.open(config.store.file)
     try:
         sealer = Sealer(await open_keyring(store, keks(config)[0], now))
         end = first + grants

@@ -13,6 +13,8 @@ BRAND = ("brands", "acme")
 ALLOW = ("callers", "brand-service", "allow", 0)
 BEARER = ("callers", "brand-service", "bearer")
 SHOWN = "callers.brand-service.bearer"
+URL = "postgresql://tokenvault@db.example.org/tokenvault"
+PLAIN = {"url": "postgresql://u@localhost/d", "sslmode": "disable"}
 SPLIT = {
     "issuer": "http://127.0.0.1:9400",
     "client_id": "x",
@@ -132,6 +134,28 @@ KEYS: list[tuple[Path_, Any, str, str, str]] = [
     ((*BRAND, "ca_file"), "no.pem", "brands.acme.ca_file", "no file that can be read", "create"),
     (("store", "path"), "no/such/folder.db", "store.path", "folder that does not exist", "create the folder"),
     (("store", "path"), ".", "store.path", "is a folder", "name a file"),
+    # the store
+    (("store", "url"), URL, "store.url", "is there beside store.path", "delete one of them"),
+    (("store", "sslmode"), "disable", "store.sslmode", "is not used", "which url names"),
+    (
+        ("store",),
+        {"url": "mysql://u@h/d"},
+        "store.url",
+        "is no URL of a PostgreSQL database",
+        "postgresql://",
+    ),
+    (("store",), {"url": "postgresql://h/d"}, "store.url", "is no URL of a PostgreSQL database", "@db."),
+    (("store",), {"url": "postgresql://u@h"}, "store.url", "is no URL of a PostgreSQL database", "@db."),
+    (("store",), {"url": "postgresql://u@h:0/d"}, "store.url", "has a port that is none", "5432"),
+    (("store",), {"url": "postgresql://u:pw@h/d"}, "store.url", "has a password in it", "password_file"),
+    (("store",), {"url": f"{URL}?sslmode=disable"}, "store.url", "has settings after", "keys of [store]"),
+    (("store",), {"url": 7}, "store.url", "must be a string", "postgresql://"),
+    (("store",), {"url": URL, "sslmode": "require"}, "store.sslmode", "known values", "'verify-full'"),
+    (("store",), {"url": URL, "sslmode": "disable"}, "store.sslmode", "not safe in transit", "verify-full"),
+    (("store",), {"url": URL, "sslmode": "verify-ca"}, "store.sslrootcert", "is missing", "own authorities"),
+    (("store",), PLAIN | {"sslrootcert": "ca.pem"}, "store.sslrootcert", "is not used", "delete it"),
+    (("store",), {"url": URL, "password_file": "none"}, "store.password_file", "names no file", "create"),
+    (("store",), {"url": URL, "connections": 1}, "store.connections", "is not usable", "connections = 8"),
     # authorization servers
     ((*BRAND, "issuer"), "login.acme.example", "brands.acme.issuer", "not a URL", "absolute URL"),
     ((*BRAND, "issuer"), "https://[::1", "brands.acme.issuer", "not a URL", "absolute URL"),

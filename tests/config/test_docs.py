@@ -71,6 +71,8 @@ def lay_out(document: Document) -> None:
     document.file("acme-jwks.json", '{"keys": [{"kty": "EC", "crv": "P-256", "x": "eA", "y": "eQ"}]}')
     for name in ("callback.pem", "callback.key.pem", "acme.svg"):
         document.file(name, "fixture\n")
+    document.file("database-password", "fixture\n")
+    document.file("database-ca.pem", (document.folder / "ca.pem").read_text())
     document.file("old-kek", "A" * 43 + "=\n")
 
 

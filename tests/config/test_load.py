@@ -17,18 +17,42 @@ from tokenvault_sidecar.core.policy import Allow, Caller, Rpc
 def test_paths_start_at_the_files_folder(document: Document) -> None:
     config = document.load()
     assert config.server.certificate_file == document.folder / "server.pem"
-    assert config.store.path == document.folder / "tokenvault.db"
+    assert config.store.file == document.folder / "tokenvault.db"
     assert getattr(config.keys.keks[0], "path", None) == document.folder / "kek"
 
 
 def test_absolute_paths_stay(document: Document, tmp_path: Path) -> None:
     document.set("store", "path", to=str(tmp_path / "elsewhere.db"))
-    assert document.load().store.path == tmp_path / "elsewhere.db"
+    assert document.load().store.file == tmp_path / "elsewhere.db"
 
 
 def test_a_file_named_without_a_folder_is_one_of_here(document: Document) -> None:
     relative = Path(os.path.relpath(document.path))
-    assert load_config(relative).store.path.resolve() == (document.folder / "tokenvault.db").resolve()
+    assert load_config(relative).store.file.resolve() == (document.folder / "tokenvault.db").resolve()
+
+
+def test_a_database_in_place_of_the_file(document: Document) -> None:
+    document.file("database-password", "x")
+    url = "postgresql://vault%40x@db1.example.org,[::1]:6432,%2Frun%2Fpostgresql/grants"
+    document.set("store", to={"url": url, "password_file": "database-password"})
+    config = document.load()
+    found = config.store.url
+    assert found is not None
+    assert (found.user, found.database) == ("vault@x", "grants")
+    assert found.hosts == ("db1.example.org", "::1", "/run/postgresql")
+    assert found.ports == (5432, 6432, 5432)
+    assert (config.store.sslmode, config.store.sslrootcert, config.store.connections) == (
+        "verify-full",
+        None,
+        8,
+    )
+    assert f"Keeps grants in {url}, sealed by" in describe(config)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "[::1]", "localhost", "%2Frun%2Fpostgresql"])
+def test_a_database_of_this_machine_needs_no_tls(document: Document, host: str) -> None:
+    document.set("store", to={"url": f"postgresql://u@{host}/d", "sslmode": "disable"})
+    assert document.load().store.where == f"postgresql://u@{host}/d"
 
 
 def test_unix_sockets_start_there_too(document: Document) -> None:

@@ -97,7 +97,7 @@ def test_the_pages_configuration_goes_with_it(tmp_path: Path) -> None:
     text = text.replace(state, f"{tmp_path}/")
     (tmp_path / "tokenvault.toml").write_text(text)
     config = load_config(tmp_path / "tokenvault.toml")
-    assert config.store.path == tmp_path / "vault.db", "in the folder that systemd makes for it"
+    assert config.store.file == tmp_path / "vault.db", "in the folder that systemd makes for it"
     assert config.server.drain_timeout < int(values("TimeoutStopSec")[0])
 
 

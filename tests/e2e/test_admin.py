@@ -207,5 +207,5 @@ async def test_stats_count_and_find_the_process(stage: Stage) -> None:
     assert (status, "KEK" in err) == (2, True)
     store.unlink()
     status, _, err = await stage.run("stats")
-    assert (status, err) == (2, f"{store}: there is no store yet\n")
+    assert (status, err) == (2, f"{store}: is not there: the first start of a sidecar makes it\n")
     assert not store.exists()

@@ -12,7 +12,7 @@ from tests.bench.vault import BRAND
 from tests.running import COMMAND, SidecarProcess, caller_files
 from tokenvault.aio import AsyncTokenVaultClient
 from tokenvault_sidecar.config import load_config
-from tokenvault_sidecar.wiring import open_store
+from tokenvault_sidecar.wiring import opened_store
 
 CHALLENGES = 0.02
 """The share of calls that start a delegation: they write, sealed, while others read."""
@@ -78,7 +78,7 @@ class Rotated:
 async def rotate(config: Path, *, kills: int) -> Rotated:
     """Rotate to the end, killed (SIGKILL) so many times once it has sealed some records anew."""
     began, killed, runs = time.monotonic(), 0, 0
-    async with open_store(load_config(config)) as opened:
+    async with opened_store(load_config(config)) as opened:
         total = await opened.store.count_sealed(opened.keys.keyring.head(opened.keys.keyring.active))
         while time.monotonic() < began + LONGEST:
             runs += 1

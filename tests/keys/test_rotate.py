@@ -70,7 +70,7 @@ def test_an_old_key_is_deleted_by_a_later_rotation(config: Path) -> None:
     assert said.returncode == 0, said.stderr
     assert "the old key stays for an hour" in said.stdout
     first = listed(config)[1]["id"]
-    with pysqlite3.connect(str(load_config(config).store.path)) as connection:
+    with pysqlite3.connect(str(load_config(config).store.file)) as connection:
         connection.execute("UPDATE keys SET created_at = created_at - 7200")
     connection.close()
     # so long after the last one, what it left over goes before anything else
@@ -81,7 +81,7 @@ def test_an_old_key_is_deleted_by_a_later_rotation(config: Path) -> None:
 
 
 def test_a_record_that_cannot_be_opened_holds_up_no_later_rotation(config: Path) -> None:
-    with pysqlite3.connect(str(load_config(config).store.path)) as connection:
+    with pysqlite3.connect(str(load_config(config).store.file)) as connection:
         connection.execute(
             "UPDATE grants SET sealed = substr(sealed, 1, 30) WHERE key = (SELECT min(key) FROM grants)"
         )
@@ -99,7 +99,7 @@ def test_where_no_store_is_none_is_made(tmp_path: Path, command: str) -> None:
     said = keys(command, config=config)
     assert said.returncode == 2
     assert "is not there: the first start of a sidecar makes it" in said.stderr
-    assert not load_config(config).store.path.exists()
+    assert not load_config(config).store.file.exists()
 
 
 @pytest.mark.parametrize("command", ["list", "rotate"])

@@ -19,13 +19,12 @@ from tests.authserver.clients import Registration
 from tests.authserver.oidc import OidcProvider
 from tests.authserver.plain_client import PlainClient
 from tokenvault_sidecar.adapters.keyring import open_keyring
-from tokenvault_sidecar.adapters.sqlite import SqliteStore
 from tokenvault_sidecar.config import load_config
 from tokenvault_sidecar.core import lifecycle, responses
 from tokenvault_sidecar.core.model import Context, ContextKind, Grant, Session
-from tokenvault_sidecar.core.ports import GrantRow, TokenAnswer
+from tokenvault_sidecar.core.ports import GrantRow, Store, TokenAnswer
 from tokenvault_sidecar.core.sealing import Sealer
-from tokenvault_sidecar.wiring import keks
+from tokenvault_sidecar.wiring import keks, open_store
 
 BRAND = "acme"
 LIFE = 600.0
@@ -49,7 +48,7 @@ async def log_in(
 class Seeder:
     """Writes grants into the store of a configuration. Made by `seeding`."""
 
-    def __init__(self, store: SqliteStore, sealer: Sealer, margin: float) -> None:
+    def __init__(self, store: Store, sealer: Sealer, margin: float) -> None:
         self._store = store
         self._sealer = sealer
         self._margin = margin
@@ -88,7 +87,7 @@ class Seeder:
 async def seeding(config: Path) -> AsyncIterator[Seeder]:
     """The configuration's store, open, its keys made where there are none."""
     settings = load_config(config)
-    store = SqliteStore.open(settings.store.path)
+    store = await open_store(settings)
     try:
         keyring = await open_keyring(store, keks(settings)[0], time.time())
         yield Seeder(store, Sealer(keyring), settings.renewal.margin)

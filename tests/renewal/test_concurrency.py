@@ -11,6 +11,7 @@ from tests.authserver.fixtures import StartProvider
 from tests.authserver.oidc import LogEntry, OidcProvider, sha256
 from tests.authserver.plain_client import PlainClient
 from tests.authserver.proxy import FaultProxy, held
+from tests.postgres.fixtures import PutStore
 from tests.renewal.seeding import BRAND, log_in, seeding
 from tests.renewal.sidecars import Running, several, tune
 from tests.running import make_config
@@ -36,14 +37,17 @@ class Place:
 
 
 @pytest.fixture
-def place(tmp_path: Path, start_provider: StartProvider, fault_proxy: FaultProxy) -> Place:
+def place(
+    tmp_path: Path, start_provider: StartProvider, fault_proxy: FaultProxy, put_store: PutStore
+) -> Place:
     provider = start_provider(registrations=[clients.BASIC], issuer=fault_proxy.url)
     fault_proxy.forward_to(provider.port)
-    return Place(configure(tmp_path, provider), provider, fault_proxy)
+    return Place(configure(tmp_path, provider, put_store), provider, fault_proxy)
 
 
-def configure(folder: Path, provider: OidcProvider) -> Path:
+def configure(folder: Path, provider: OidcProvider, put_store: PutStore) -> Path:
     config = make_config(folder / "vault", provider, clients.BASIC)
+    put_store(config)
     # How fast this machine is must not decide.
     tune(config, "renewal", redemption_deadline="50s", lease="90s")
     tune(config, "limits", rate=10_000, burst=10_000, concurrency=10_000)
@@ -86,7 +90,7 @@ async def the_one_redemption(place: Place, tokens: list[Token], old: str) -> Non
     assert (await client.userinfo(token.access_token)).status_code == 200
 
 
-@pytest.mark.parametrize("processes", [1, 3])
+@pytest.mark.parametrize("processes", [1, 4])
 async def test_a_thousand_readers_of_one_expired_token(place: Place, processes: int) -> None:
     answers = await log_in(place.provider, clients.BASIC, ["alice", "bystander"])
     async with seeding(place.config) as seeder:
@@ -101,24 +105,24 @@ async def test_a_thousand_reports_of_one_rejected_token(place: Place) -> None:
     answers = await log_in(place.provider, clients.BASIC, ["alice", "bystander"])
     async with seeding(place.config) as seeder:
         old = (await seeder.add(answers))["alice"]
-    async with several(place.config, 3) as sidecars:
+    async with several(place.config, 4) as sidecars:
         tokens = await ask_together(place, sidecars, rejected=old)
         late = await sidecars[0].bot.get_token(BRAND, consumer="alice", rejected_token_version=old)
     await the_one_redemption(place, tokens, old)
     assert late.token_version == tokens[0].token_version
 
 
-async def test_five_hundred_expired_at_once_by_three_sidecars(
-    tmp_path: Path, start_provider: StartProvider
+async def test_five_hundred_expired_at_once_by_four_sidecars(
+    tmp_path: Path, start_provider: StartProvider, put_store: PutStore
 ) -> None:
     """Readers at every sidecar, and every sidecar's background, after the same grants."""
     provider = start_provider(registrations=[clients.BASIC])
-    config = configure(tmp_path, provider)
+    config = configure(tmp_path, provider, put_store)
     people = [f"consumer-{number}" for number in range(500)]
     answers = await log_in(provider, clients.BASIC, people)
     async with seeding(config) as seeder:
         await seeder.add(answers, age=EXPIRED, due=True)
-    async with several(config, 3) as sidecars:
+    async with several(config, 4) as sidecars:
         read = [
             asyncio.gather(*(sidecar.bot.get_token(BRAND, consumer=person) for sidecar in sidecars))
             for person in people

@@ -89,7 +89,7 @@ async def full(place: Place) -> AsyncIterator[None]:
 async def locked(place: Place) -> AsyncIterator[None]:
     """Another process holds the write lock: SQLITE_BUSY."""
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "tests.adapters.sqlite_process", "hold_lock", str(place.path),
+        sys.executable, "-m", "tests.adapters.store_process", "hold_lock", str(place.path),
         stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
     )  # fmt: skip
     assert process.stdout is not None

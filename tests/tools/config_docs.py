@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 
 from pydantic.fields import FieldInfo
 
-from tokenvault_sidecar.config import Config, callback, files, kek_uri, to_toml, values
+from tokenvault_sidecar.config import Config, callback, files, kek_uri, store, to_toml, values
 from tokenvault_sidecar.config.tables import Table, is_list, is_named, table_of
 from tokenvault_sidecar.devkit import render_config
 
@@ -32,6 +32,7 @@ _NAMES: tuple[tuple[Any, str], ...] = (
     (files.PrivateFilePath, "path"),
     (files.KekFilePath, "path"),
     (kek_uri.KekUri, "URI"),
+    (store.DatabaseUrl, "URL"),
     (files.SecretFilePath, "path"),
     (files.SigningKeyFilePath, "path"),
     (files.JwksFilePath, "path"),

@@ -32,7 +32,7 @@ class StoredGrants:
     """Reads the file anew each time: a connection kept open would spare the sidecars their recovery."""
 
     def __init__(self, config: Config, brand: str) -> None:
-        self._uri = f"{config.store.path.resolve().as_uri()}?mode=ro"
+        self._uri = f"{config.store.file.resolve().as_uri()}?mode=ro"
         self._kek = keks(config)[0]
         self._brand = brand
 

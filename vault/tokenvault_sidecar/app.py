@@ -12,7 +12,7 @@ from tokenvault_sidecar.adapters.bearer import BearerVerifier
 from tokenvault_sidecar.adapters.clock import SteadyClock
 from tokenvault_sidecar.adapters.keyring import KeyKeeper
 from tokenvault_sidecar.adapters.oauth import OAuthServer
-from tokenvault_sidecar.adapters.sqlite import SqliteStore
+from tokenvault_sidecar.adapters.stores import ServedStore
 from tokenvault_sidecar.api.callback import Callback
 from tokenvault_sidecar.api.guard import Admission, Guard
 from tokenvault_sidecar.api.record import recorder
@@ -40,6 +40,7 @@ from tokenvault_sidecar.wiring import (
     callback_server,
     keks,
     looks,
+    open_store,
     renewal_settings,
     rotation_settings,
     tls_files,
@@ -66,7 +67,7 @@ class Sidecar:
         self,
         *,
         config: Config,
-        store: SqliteStore,
+        store: ServedStore,
         vault: Vault,
         remotes: Remotes,
         keys: KeyKeeper,
@@ -135,7 +136,7 @@ class Sidecar:
         traces = tracing(config)
         clock = SteadyClock(events)
         given = keks(config)
-        store = SqliteStore.open(config.store.path)
+        store = await open_store(config)
         remotes: Remotes | None = None
         try:
             keys = await KeyKeeper.open(store, given, clock())
@@ -298,7 +299,7 @@ async def _close_later(remotes: Sequence[OAuthServer | BearerVerifier]) -> None:
     await asyncio.gather(*(remote.aclose() for remote in remotes))
 
 
-async def _close(store: SqliteStore, remotes: Remotes | None) -> None:
+async def _close(store: ServedStore, remotes: Remotes | None) -> None:
     if remotes is not None:
         await asyncio.gather(*(remote.aclose() for remote in remotes.all()))
     await store.close()

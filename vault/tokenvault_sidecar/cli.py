@@ -97,12 +97,12 @@ def verify(file: Path) -> None:
     from tokenvault_sidecar.adapters.audit import AuditError, audit_key
     from tokenvault_sidecar.adapters.audit import verify as verify_log
     from tokenvault_sidecar.adapters.keyring import KeyringError
-    from tokenvault_sidecar.adapters.sqlite import StoreOpenError
+    from tokenvault_sidecar.adapters.stores import StoreOpenError
     from tokenvault_sidecar.core.errors import StoreUnavailable
-    from tokenvault_sidecar.wiring import open_store
+    from tokenvault_sidecar.wiring import opened_store
 
     async def key(config: Config) -> bytes:
-        async with open_store(config) as opened:
+        async with opened_store(config) as opened:
             return audit_key(opened.keys.keyring)
 
     config = load(file)

@@ -15,7 +15,7 @@ from tokenvault_sidecar.adapters.audit import AuditError
 from tokenvault_sidecar.adapters.hardening import harden
 from tokenvault_sidecar.adapters.keyring import KeyringError
 from tokenvault_sidecar.adapters.logs import LogEvents, configure_logging
-from tokenvault_sidecar.adapters.sqlite import StoreOpenError
+from tokenvault_sidecar.adapters.stores import StoreOpenError
 from tokenvault_sidecar.api.call_log import about_call
 from tokenvault_sidecar.api.server import CannotListen
 from tokenvault_sidecar.api.tls import TlsFilesInvalid
@@ -54,7 +54,7 @@ def run(file: Path) -> int:
     try:
         return uvloop.run(_serve(file, config, seen, brands))
     except StoreUnavailable as error:  # it names no file: it is told to callers too
-        problem = f"{config.store.path}: {error}"
+        problem = f"{config.store.where}: {error}"
     except _CANNOT_START as error:
         problem = str(error)
     sys.stderr.write(f"cannot start: {problem}\n")

@@ -16,7 +16,8 @@ from tokenvault_sidecar.adapters.kek_aws import AwsKmsKek, AwsKmsSource
 from tokenvault_sidecar.adapters.kek_pkcs11 import Pkcs11Kek, Pkcs11Source
 from tokenvault_sidecar.adapters.keyring import KeyKeeper, read_kek
 from tokenvault_sidecar.adapters.oauth import OAuthServer, ServerSettings
-from tokenvault_sidecar.adapters.sqlite import SqliteStore, StoreOpenError
+from tokenvault_sidecar.adapters.sqlite import SqliteStore
+from tokenvault_sidecar.adapters.stores import ServedStore, StoreOpenError
 from tokenvault_sidecar.api.callback import BOUNDS, Callback
 from tokenvault_sidecar.api.pages import Look
 from tokenvault_sidecar.api.server import CannotListen
@@ -24,6 +25,7 @@ from tokenvault_sidecar.api.tls import TlsFiles
 from tokenvault_sidecar.config import BearerTable, BrandTable, Config
 from tokenvault_sidecar.config.files import PrivateFile
 from tokenvault_sidecar.config.kek_uri import KekSource, Pkcs11Uri
+from tokenvault_sidecar.config.store import StoreTable
 from tokenvault_sidecar.core.ports import Clock
 from tokenvault_sidecar.core.renewal import RenewalSettings
 from tokenvault_sidecar.core.rotation import Rotation, RotationSettings
@@ -149,7 +151,7 @@ def rotation_settings(config: Config) -> RotationSettings:
 class OpenStore:
     """A store beside the sidecars that serve from it, its keys opened."""
 
-    store: SqliteStore
+    store: ServedStore
     keys: KeyKeeper
 
     @property
@@ -157,16 +159,47 @@ class OpenStore:
         return Rotation(self.store, Sealer(self.keys.keyring), self.keys, time.time, lambda *_, **__: None)
 
 
+async def open_store(config: Config, *, make: bool = True) -> ServedStore:
+    """The configuration's store; with `make` False only where it is there already. Raises StoreOpenError."""
+    table = config.store
+    if table.url is None:
+        if not make and not table.file.exists():
+            raise StoreOpenError(f"{table.file}: is not there: the first start of a sidecar makes it")
+        return SqliteStore.open(table.file)
+    from tokenvault_sidecar.adapters.postgres import PostgresStore
+    from tokenvault_sidecar.adapters.postgres_connections import PostgresSettings
+
+    settings = PostgresSettings(
+        hosts=table.url.hosts,
+        ports=table.url.ports,
+        user=table.url.user,
+        database=table.url.database,
+        password_file=table.password_file.path if table.password_file else None,
+        sslmode=table.sslmode,
+        sslrootcert=_authorities(table),
+        connections=table.connections,
+    )
+    try:
+        return await PostgresStore.open(settings, make=make)
+    except StoreOpenError as problem:
+        raise StoreOpenError(f"{table.url}: {problem}") from None
+
+
+def _authorities(table: StoreTable) -> str | None:
+    """In libpq's words."""
+    if table.sslmode == "disable":
+        return None
+    return str(table.sslrootcert) if table.sslrootcert else "system"
+
+
 @asynccontextmanager
-async def open_store(config: Config) -> AsyncIterator[OpenStore]:
+async def opened_store(config: Config) -> AsyncIterator[OpenStore]:
     """The configuration's store while the block lasts.
 
-    Makes no file and no keys. Raises KeyringError, StoreOpenError, StoreUnavailable.
+    Makes no store and no keys. Raises KeyringError, StoreOpenError, StoreUnavailable.
     """
     keys = keks(config)
-    if not config.store.path.exists():
-        raise StoreOpenError(f"{config.store.path}: is not there: the first start of a sidecar makes it")
-    store = SqliteStore.open(config.store.path)
+    store = await open_store(config, make=False)
     try:
         yield OpenStore(store, await KeyKeeper.open(store, keys, None))
     finally:

@@ -299,6 +299,14 @@ class SqliteStore:
         """Count, in a thread and on a connection of its own. Raises StoreUnavailable."""
         return await asyncio.to_thread(take_stock, self._path, brands, now)
 
+    async def schema_version(self) -> int:
+        ((version,),) = self._read("PRAGMA user_version")
+        return int(version)
+
+    async def size(self) -> int:
+        ((pages, each),) = self._read("SELECT page_count, page_size FROM pragma_page_count, pragma_page_size")
+        return int(pages * each)
+
     async def close(self) -> None:
         await self._writer.close()
         self._reader.close()

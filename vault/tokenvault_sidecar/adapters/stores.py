@@ -33,3 +33,9 @@ class ServedStore(Store, Protocol):
 
     async def take_stock(self, brands: Iterable[str], now: float) -> Stock:
         """Count, without holding up who serves. Raises StoreUnavailable."""
+
+    async def schema_version(self) -> int:
+        """How many migrations it has seen. Raises StoreUnavailable."""
+
+    async def size(self) -> int:
+        """Bytes it takes. Raises StoreUnavailable."""

@@ -121,15 +121,15 @@ def _with_store(file: Path, work: Callable[["OpenStore"], Coroutine[Any, Any, _T
     """What `work` gives for the configuration's store; a problem ends the command."""
     from tokenvault_sidecar.adapters.hardening import harden
     from tokenvault_sidecar.adapters.keyring import KeyringError
-    from tokenvault_sidecar.adapters.sqlite import StoreOpenError
+    from tokenvault_sidecar.adapters.stores import StoreOpenError
     from tokenvault_sidecar.core.errors import StoreUnavailable
-    from tokenvault_sidecar.wiring import open_store
+    from tokenvault_sidecar.wiring import opened_store
 
     config = load(file)
     harden()
 
     async def run() -> _T:
-        async with open_store(config) as opened:
+        async with opened_store(config) as opened:
             return await work(opened)
 
     try:
@@ -137,7 +137,7 @@ def _with_store(file: Path, work: Callable[["OpenStore"], Coroutine[Any, Any, _T
     except (KeyringError, StoreOpenError) as problem:
         fail(str(problem))
     except StoreUnavailable as problem:
-        fail(f"{config.store.path}: {problem}")
+        fail(f"{config.store.where}: {problem}")
 
 
 def _age(seconds: int) -> str:

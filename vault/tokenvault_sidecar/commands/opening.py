@@ -10,7 +10,7 @@ import click
 from tokenvault_sidecar.adapters.clock import SteadyClock
 from tokenvault_sidecar.adapters.hardening import harden
 from tokenvault_sidecar.adapters.keyring import KeyKeeper, KeyringError
-from tokenvault_sidecar.adapters.sqlite import SqliteStore, StoreOpenError
+from tokenvault_sidecar.adapters.stores import ServedStore, StoreOpenError
 from tokenvault_sidecar.commands.shared import fail
 from tokenvault_sidecar.config import Config
 from tokenvault_sidecar.core.administration import Administration
@@ -19,23 +19,20 @@ from tokenvault_sidecar.core.errors import StoreUnavailable
 from tokenvault_sidecar.core.revocation import Revoker
 from tokenvault_sidecar.core.sealing import Sealer
 from tokenvault_sidecar.core.vault import Vault
-from tokenvault_sidecar.wiring import keks
+from tokenvault_sidecar.wiring import keks, open_store
 
 
 @asynccontextmanager
-async def opened(config: Config) -> AsyncIterator[SqliteStore]:
+async def opened(config: Config) -> AsyncIterator[ServedStore]:
     """The store, which must be there; what cannot be read or written ends the command."""
-    path = config.store.path
-    if not path.is_file():
-        fail(f"{path}: there is no store yet")
     try:
-        store = SqliteStore.open(path)
+        store = await open_store(config, make=False)
     except StoreOpenError as problem:
         fail(str(problem))
     try:
         yield store
     except StoreUnavailable as problem:
-        fail(f"{path}: {problem}")
+        fail(f"{config.store.where}: {problem}")
     finally:
         await store.close()
 
@@ -48,7 +45,7 @@ async def administration(config: Config) -> AsyncIterator[Administration]:
         try:
             keys = await KeyKeeper.open(store, keks(config), None)
         except KeyringError as problem:
-            fail(f"{config.store.path}: {problem}")
+            fail(f"{config.store.where}: {problem}")
         vault = Vault(
             store=store,
             sealer=Sealer(keys.keyring),

@@ -58,10 +58,8 @@ def _limits(config: Config) -> Iterator[Finding]:
     if config.renewal.lease <= config.renewal.redemption_deadline:
         remedy = "make it longer, or else two processes redeem one refresh token"
         yield ("renewal", "lease"), "is not longer than renewal.redemption_deadline", remedy
-    if not config.store.path.parent.is_dir():
-        yield ("store", "path"), "is in a folder that does not exist", "create the folder or correct the path"
-    elif config.store.path.is_dir():
-        yield ("store", "path"), "is a folder", "name a file in it"
+    for key, what, remedy in config.store.problems():
+        yield ("store", *key), what, remedy
 
 
 def _keks(table: KeysTable) -> Iterator[Finding]:

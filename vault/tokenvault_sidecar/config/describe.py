@@ -21,7 +21,7 @@ def _lines(config: Config) -> Iterator[str]:
         yield f"Takes consumers back at {config.callback.path} on {config.callback.listen}"
     kek = config.keys.keks[0]
     by = kek.path if isinstance(kek, PrivateFile) else kek
-    yield f"Keeps grants in {config.store.path}, sealed by {by}"
+    yield f"Keeps grants in {config.store.where}, sealed by {by}"
     if config.ops:
         yield f"Answers probes on {config.ops.listen}"
     if config.tracing:

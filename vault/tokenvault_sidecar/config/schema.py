@@ -10,9 +10,10 @@ from tokenvault_sidecar.config.access import AllLimitsTable, AuditTable
 from tokenvault_sidecar.config.brands import BrandTable
 from tokenvault_sidecar.config.callback import CallbackTable
 from tokenvault_sidecar.config.callers import CallerTable
-from tokenvault_sidecar.config.files import File, KekFilePath, OutputPath, PrivateFile, PrivateFilePath
+from tokenvault_sidecar.config.files import File, KekFilePath, PrivateFile, PrivateFilePath
 from tokenvault_sidecar.config.kek_uri import KekSource, KekUri, Pkcs11Uri
 from tokenvault_sidecar.config.problems import dotted
+from tokenvault_sidecar.config.store import StoreTable
 from tokenvault_sidecar.config.tables import Table
 from tokenvault_sidecar.config.values import (
     Distinct,
@@ -66,14 +67,6 @@ class ServerTable(Table):
         default="auto",
         description="One JSON object a line, or text for people. auto: text on a terminal, else JSON.",
         examples=["json"],
-    )
-
-
-class StoreTable(Table):
-    """Where grants are kept, sealed."""
-
-    path: OutputPath = Field(
-        description="The SQLite file; made where it is missing.", examples=["/var/lib/tokenvault/vault.db"]
     )
 
 
@@ -251,6 +244,8 @@ class Config(Table):
             file = source.pin_file if isinstance(source, Pkcs11Uri) else source
             if isinstance(file, PrivateFile):
                 yield f"keys.{key}", file
+        if self.store.password_file is not None:
+            yield "store.password_file", self.store.password_file
         if self.callback is not None and self.callback.private_key_file is not None:
             yield "callback.private_key_file", self.callback.private_key_file
         for brand, table in self.brands.items():

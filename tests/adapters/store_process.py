@@ -1,6 +1,10 @@
-"""Processes that share a SQLite store with a test: `python -m tests.adapters.sqlite_process TASK FILE …`."""
+"""Processes that share a store with a test: `python -m tests.adapters.store_process TASK STORE FOLDER`.
+
+STORE is a SQLite file, or a database's `PostgresSettings` in JSON.
+"""
 
 import asyncio
+import json
 import os
 import resource
 import sys
@@ -11,10 +15,12 @@ from pathlib import Path
 import pysqlite3
 
 from tests.adapters.store_conformance import delegation_row, grant_row, row_key
+from tokenvault_sidecar.adapters.postgres import PostgresStore
+from tokenvault_sidecar.adapters.postgres_connections import PostgresSettings
 from tokenvault_sidecar.adapters.sqlite import SqliteStore
 from tokenvault_sidecar.core.errors import StoreUnavailable
 from tokenvault_sidecar.core.model import ContextKind
-from tokenvault_sidecar.core.ports import Attempt, GrantRow
+from tokenvault_sidecar.core.ports import Attempt, GrantRow, Store
 
 
 def say(line: str) -> None:
@@ -22,11 +28,11 @@ def say(line: str) -> None:
     os.write(1, f"{line}\n".encode())
 
 
-async def opening(store: SqliteStore, name: str) -> None:
+async def opening(store: Store, name: str) -> None:
     """Having opened the file is all."""
 
 
-async def counting(store: SqliteStore, name: str) -> None:
+async def counting(store: Store, name: str) -> None:
     """Add 1 to a grant's number, 200 times, by compare-and-swap; count how often another was first."""
     lost = 0
     for step in range(200):
@@ -41,9 +47,9 @@ async def counting(store: SqliteStore, name: str) -> None:
     say(f"lost {lost}")
 
 
-async def leasing(store: SqliteStore, name: str) -> None:
+async def leasing(store: Store, name: str) -> None:
     """Hold the lease 40 times; whoever holds it has the folder's marker to itself."""
-    marker = Path(sys.argv[2]).parent / "marker"
+    marker = Path(sys.argv[3]) / "marker"
     for turn in range(40):
         owner = f"{name}-{turn}"
         while not await lease(store, owner):  # noqa: ASYNC110 the other is another process
@@ -54,20 +60,20 @@ async def leasing(store: SqliteStore, name: str) -> None:
         assert await store.release_lease(row_key(1), owner=owner, attempt=Attempt(failures=turn))
 
 
-async def lease(store: SqliteStore, owner: str) -> bool:
+async def lease(store: Store, owner: str) -> bool:
     row = await store.get_grant(row_key(1))
     assert row is not None
     return await store.acquire_lease(row.key, version=row.version, unanswered=0, owner=owner, seconds=300)
 
 
-async def taking(store: SqliteStore, name: str) -> None:
+async def taking(store: Store, name: str) -> None:
     """Take each of 100 delegations; say those that were ours."""
     for number in range(100):
         if await store.take_delegation(delegation_row(number).key):
             say(f"took {number}")
 
 
-async def writing(store: SqliteStore, name: str) -> None:
+async def writing(store: Store, name: str) -> None:
     """Write grants, four at a time, until killed; say each once it is acknowledged."""
 
     async def write(worker: int) -> None:
@@ -83,7 +89,7 @@ def big_grant(key: bytes) -> GrantRow:
     return GrantRow(key, "acme", ContextKind.CONSUMER, "v1", key * 40, purge_at=1.0)
 
 
-async def filling(store: SqliteStore, name: str) -> None:
+async def filling(store: Store, name: str) -> None:
     """Write until the files may grow no more, then with the limit lifted."""
     path = Path(sys.argv[2])
     wal = path.with_name(path.name + "-wal")
@@ -105,8 +111,18 @@ async def filling(store: SqliteStore, name: str) -> None:
     say(f"written {written}")
 
 
-async def in_store(task: Callable[[SqliteStore, str], Awaitable[None]], path: Path, name: str) -> None:
-    store = SqliteStore.open(path)
+async def open_store(target: str) -> Store:
+    if not target.startswith("{"):
+        return SqliteStore.open(Path(target))
+    given = json.loads(target)
+    lists = {"hosts": tuple(given["hosts"]), "ports": tuple(given["ports"])}
+    return await PostgresStore.open(
+        PostgresSettings(**given | lists | {"password_file": Path(given["password_file"])})
+    )
+
+
+async def in_store(task: Callable[[Store, str], Awaitable[None]], target: str, name: str) -> None:
+    store = await open_store(target)
     try:
         await task(store, name)
     finally:
@@ -119,7 +135,7 @@ def breed(path: Path) -> None:
         child = os.fork()
         if child == 0:
             say(f"child {os.getpid()}")
-            asyncio.run(in_store(writing, path, line.strip()))
+            asyncio.run(in_store(writing, str(path), line.strip()))
             os._exit(1)
         os.waitpid(child, 0)
         say("gone")
@@ -136,13 +152,13 @@ def hold_lock(path: Path) -> None:
 
 
 if __name__ == "__main__":
-    job, file = sys.argv[1], Path(sys.argv[2])
+    job, where = sys.argv[1:3]
     if job == "breed":
-        breed(file)
+        breed(Path(where))
     elif job == "hold_lock":
-        hold_lock(file)
+        hold_lock(Path(where))
     else:
         jobs = {task.__name__: task for task in (opening, counting, leasing, taking, filling)}
         say("ready")
         sys.stdin.readline()
-        asyncio.run(in_store(jobs[job], file, str(os.getpid())))
+        asyncio.run(in_store(jobs[job], where, str(os.getpid())))

@@ -1,0 +1,481 @@
+"""What only a store in a database can show: opening, connections that break, a database that is away."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import psycopg
+import pytest
+
+from tests.adapters.processes import run_helpers
+from tests.adapters.store_conformance import (
+    NOW,
+    delegation_row,
+    grant_row,
+    lease,
+    outcome_row,
+    revocation_row,
+    row_key,
+    wrapped_key,
+)
+from tests.postgres.proxy import LossyProxy
+from tests.postgres.server import PASSWORD, PostgresServer
+from tokenvault_sidecar.adapters.postgres import PostgresStore
+from tokenvault_sidecar.adapters.postgres_connections import Connections, PostgresSettings
+from tokenvault_sidecar.adapters.postgres_schema import MIGRATIONS
+from tokenvault_sidecar.adapters.stores import StoreOpenError
+from tokenvault_sidecar.core.errors import StoreUnavailable
+from tokenvault_sidecar.devkit import DevelopmentCA
+
+T = TypeVar("T")
+
+AT_ONCE = 20.0
+"""Seconds that are more than any time-out, and less than a hang."""
+
+
+@pytest.fixture
+def settings(postgres_server: PostgresServer, postgres_database: str) -> PostgresSettings:
+    return postgres_server.settings(postgres_database)
+
+
+@pytest.fixture(scope="module")
+def own_server() -> Iterator[PostgresServer]:
+    """One that may be ended, and syncs."""
+    with PostgresServer(durable=True) as server:
+        yield server
+
+
+@asynccontextmanager
+async def opened(settings: PostgresSettings) -> AsyncIterator[PostgresStore]:
+    store = await PostgresStore.open(settings)
+    try:
+        yield store
+    finally:
+        await store.close()
+
+
+class TestOpening:
+    async def test_what_was_written_is_there_after_reopening(self, settings: PostgresSettings) -> None:
+        async with opened(settings) as store:
+            await store.put_grant(grant_row(), replaces=None)
+        async with opened(settings) as store:
+            assert await store.get_grant(grant_row().key) == grant_row()
+
+    async def test_ten_processes_make_one_store(self, settings: PostgresSettings) -> None:
+        await run_helpers("opening", json.dumps(asdict(settings), default=str), count=10)
+        async with opened(settings) as store:
+            assert await store.schema_version() == len(MIGRATIONS)
+            assert await store.put_grant(grant_row(), replaces=None)
+
+    async def test_thirty_migrate_at_once(self, settings: PostgresSettings) -> None:
+        stores = await asyncio.gather(*(PostgresStore.open(settings) for _ in range(30)))
+        assert await stores[0].schema_version() == len(MIGRATIONS)
+        for store in stores:
+            await store.close()
+
+    async def test_a_command_makes_none(self, settings: PostgresSettings) -> None:
+        with pytest.raises(StoreOpenError, match="holds no store yet: the first start of a sidecar"):
+            await PostgresStore.open(settings, make=False)
+        async with opened(settings):
+            pass
+        await (await PostgresStore.open(settings, make=False)).close()
+
+    async def test_a_newer_schema(self, settings: PostgresSettings, postgres_server: PostgresServer) -> None:
+        async with opened(settings):
+            pass
+        postgres_server.sql("UPDATE tokenvault_schema SET version = version + 1", settings.database)
+        with pytest.raises(StoreOpenError, match=rf"has schema version {len(MIGRATIONS) + 1}.*newer token"):
+            await PostgresStore.open(settings)
+
+    async def test_another_programs_tables(
+        self, settings: PostgresSettings, postgres_server: PostgresServer
+    ) -> None:
+        postgres_server.sql("CREATE TABLE grants (id integer)", settings.database)
+        with pytest.raises(StoreOpenError, match="another program's tables: name a database"):
+            await PostgresStore.open(settings)
+
+    async def test_commits_that_are_not_durable(
+        self, settings: PostgresSettings, postgres_server: PostgresServer
+    ) -> None:
+        postgres_server.sql(f"ALTER DATABASE {settings.database} SET synchronous_commit = off")
+        with pytest.raises(StoreOpenError, match="synchronous_commit = off, and would lose tokens"):
+            await PostgresStore.open(settings)
+
+    @pytest.mark.parametrize(
+        ("changes", "said"),
+        [
+            ({"ports": (1,)}, "cannot be reached: check that it runs"),
+            ({"database": "none"}, "no such role or database: check store.url"),
+            ({"user": "nobody"}, "refuses the password: check store.password_file"),
+            ({"password_file": None}, "wants a password: set store.password_file"),
+            ({"password_file": Path("/no/such")}, "password cannot be read: look at store.password_file"),
+            ({"sslmode": "verify-full", "sslrootcert": "system"}, "speaks no TLS as store.sslmode asks for"),
+        ],
+        ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+    )
+    async def test_what_cannot_be_opened(
+        self, settings: PostgresSettings, changes: dict[str, Any], said: str
+    ) -> None:
+        with pytest.raises(StoreOpenError, match=said) as caught:
+            await PostgresStore.open(replace(settings, **changes))
+        assert PASSWORD not in str(caught.value)
+
+    async def test_of_several_hosts_the_one_that_answers(self, settings: PostgresSettings) -> None:
+        several = replace(settings, hosts=("127.0.0.1", "127.0.0.1"), ports=(1, *settings.ports))
+        async with opened(several) as store:
+            assert await store.put_grant(grant_row(), replaces=None)
+
+    async def test_by_a_unix_socket(
+        self, settings: PostgresSettings, postgres_server: PostgresServer
+    ) -> None:
+        here = replace(
+            settings, hosts=(str(postgres_server.data),), sslmode="verify-full", sslrootcert="system"
+        )
+        async with opened(here) as store:
+            assert await store.put_grant(grant_row(), replaces=None)
+
+    async def test_a_password_is_read_anew_for_each_connection(
+        self, settings: PostgresSettings, postgres_server: PostgresServer, tmp_path: Path
+    ) -> None:
+        role, file = f"role_of_{settings.database}", tmp_path / "password"
+        postgres_server.sql(f"CREATE ROLE {role} LOGIN PASSWORD 'first' IN ROLE tokenvault")
+        file.write_text("first\n")
+        async with opened(replace(settings, user=role, password_file=file)) as store:
+            assert await store.get_grant(row_key(1)) is None
+            postgres_server.sql(f"ALTER ROLE {role} PASSWORD 'second'")
+            assert await store.get_grant(row_key(1)) is None, "connections live on"
+            postgres_server.disconnect(settings.database)
+            with pytest.raises(StoreUnavailable, match="refuses the password"):
+                await store.get_grant(row_key(1))
+            file.write_text("second\n")
+            assert await comes(lambda: store.get_grant(row_key(1))) is None
+
+
+async def comes(ask: Callable[[], Awaitable[T]]) -> T:
+    """What it gives once the store can be used again."""
+    async with asyncio.timeout(60):
+        while True:
+            try:
+                return await ask()
+            except StoreUnavailable:
+                await asyncio.sleep(0.05)
+
+
+GRANT, PENDING = grant_row(), delegation_row()
+NEW_KEYS = [wrapped_key("a"), wrapped_key("b")]
+
+
+async def put_taken(store: PostgresStore) -> None:
+    await store.put_delegation(PENDING, outcome_row())
+    assert await store.take_delegation(PENDING.key)
+
+
+Change = Callable[[PostgresStore], Awaitable[Any]]
+LOST: dict[str, tuple[list[Change], bytes, Change]] = {
+    "a grant is made": ([], b"INSERT INTO grants", lambda s: s.put_grant(GRANT, replaces=None)),
+    "a grant is replaced": (
+        [lambda s: s.put_grant(GRANT, replaces=None)],
+        b"UPDATE grants",
+        lambda s: s.put_grant(grant_row(version="v2"), replaces="v1"),
+    ),
+    "the owner of a lease replaces it": (
+        [lambda s: s.put_grant(GRANT, replaces=None), lambda s: lease(s, GRANT)],
+        b"UPDATE grants",
+        lambda s: s.put_grant(grant_row(version="v2"), replaces="v1", owner="me"),
+    ),
+    "a grant completes a delegation": (
+        [put_taken],
+        b"COMMIT",
+        lambda s: s.put_grant(GRANT, replaces=None, completes=PENDING.key, outcome=outcome_row()),
+    ),
+    "a grant is touched": (
+        [lambda s: s.put_grant(GRANT, replaces=None)],
+        b"UPDATE grants",
+        lambda s: s.touch_grant(replace(GRANT, sealed=b"newer"), was=GRANT.sealed),
+    ),
+    "a lease is taken": (
+        [lambda s: s.put_grant(GRANT, replaces=None)],
+        b"UPDATE grants",
+        lambda s: lease(s, GRANT),
+    ),
+    "a context is forgotten": (
+        [lambda s: s.put_grant(GRANT, replaces=None)],
+        b"COMMIT",
+        lambda s: s.forget_context(GRANT.key, version="v1", revocations=[revocation_row()]),
+    ),
+    "a delegation is put": ([], b"COMMIT", lambda s: _true(s.put_delegation(PENDING, outcome_row()))),
+    "a delegation is taken": (
+        [lambda s: s.put_delegation(PENDING)],
+        b"UPDATE delegations",
+        lambda s: s.take_delegation(PENDING.key),
+    ),
+    "a revocation is queued": ([], b"COMMIT", lambda s: _true(s.add_revocations([revocation_row()]))),
+    "the first keys are added": ([], b"COMMIT", lambda s: s.add_keys(NEW_KEYS, first=True)),
+    "a data key is added": (
+        [lambda s: s.add_keys(NEW_KEYS, first=True)],
+        b"COMMIT",
+        lambda s: s.add_data_key(wrapped_key("c", NOW + 1.0), after="b"),
+    ),
+    "a grant is read": ([], b"FROM grants", lambda s: _none(s.get_grant(GRANT.key))),
+}
+
+
+async def _true(write: Awaitable[None]) -> bool:
+    await write
+    return True
+
+
+async def _none(read: Awaitable[object]) -> bool:
+    return await read is None
+
+
+class TestTls:
+    async def test_it_must_be_the_host_and_of_the_authority(
+        self, own_server: PostgresServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        ours, another = DevelopmentCA.create("ours"), DevelopmentCA.create("another's")
+        own_server.use_tls(ours.issue(name="db", dns=["localhost"], ips=["127.0.0.1"]))
+        for name, ca in (("ours", ours), ("another", another)):
+            (tmp_path / name).write_bytes(ca.certificate_pem)
+        plain = own_server.settings(own_server.create_database())
+        full = replace(plain, sslmode="verify-full", sslrootcert=str(tmp_path / "ours"))
+        async with opened(full) as store:
+            await store.put_grant(GRANT, replaces=None)
+            ((encrypted,),) = own_server.sql(
+                "SELECT bool_and(ssl) FROM pg_stat_ssl JOIN pg_stat_activity USING (pid) WHERE datname = %s",
+                "postgres",
+                full.database,
+            )
+            assert encrypted
+        with pytest.raises(StoreOpenError, match=r"no certificate that store\.sslrootcert vouches for"):
+            await PostgresStore.open(replace(full, sslrootcert=str(tmp_path / "another")))
+        with pytest.raises(StoreOpenError, match=r"no certificate that store\.sslrootcert vouches for"):
+            await PostgresStore.open(replace(full, sslrootcert="system"))
+        monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ours"))
+        async with opened(replace(full, sslrootcert="system")) as store:
+            assert await store.get_grant(GRANT.key) == GRANT
+        own_server.use_tls(ours.issue(name="db", dns=["elsewhere.example"]))
+        with pytest.raises(StoreOpenError, match=r"is not for the host that store\.url names"):
+            await PostgresStore.open(full)
+        async with opened(replace(full, sslmode="verify-ca")) as store:
+            assert await store.get_grant(GRANT.key) == GRANT
+
+
+class TestConnectionsThatBreak:
+    @pytest.mark.parametrize("name", LOST)
+    async def test_an_answer_that_is_lost_is_asked_for_again(
+        self, settings: PostgresSettings, name: str
+    ) -> None:
+        """The server has done it, and the connection broke before it could say so: that is told apart."""
+        before, lost, change = LOST[name]
+        async with (
+            LossyProxy(settings.ports[0]) as proxy,
+            opened(replace(settings, ports=(proxy.port,))) as store,
+        ):
+            for prepare in before:
+                assert await prepare(store) is not False
+            proxy.lose(lost)
+            assert await change(store) is True
+            assert proxy.lost == 1
+
+    async def test_cut_again_and_again_no_update_is_lost(
+        self, settings: PostgresSettings, postgres_server: PostgresServer
+    ) -> None:
+        """Four count up by compare-and-swap while every connection is ended every few milliseconds."""
+        counted, rounds = 0, 50
+
+        async def count(store: PostgresStore, name: str) -> None:
+            nonlocal counted
+            for step in range(rounds):
+                while True:
+                    row = await comes(lambda: store.get_grant(row_key(1)))
+                    assert row is not None
+                    sealed = b"%d %s" % (_number(row.sealed) + 1, name.encode())
+                    newer = replace(row, version=f"{name}-{step}", sealed=sealed)
+                    if await comes(lambda: store.put_grant(newer, replaces=row.version)):  # noqa: B023 awaited
+                        counted += 1
+                        break
+
+        async with opened(settings) as one, opened(settings) as other:
+            await one.put_grant(grant_row(sealed=b"0"), replaces=None)
+            stores = (one, other) * 2
+            work = asyncio.gather(*(count(store, f"w{n}") for n, store in enumerate(stores)))
+            ended = 0
+            while not work.done():
+                ended += await asyncio.to_thread(postgres_server.disconnect, settings.database)
+                await asyncio.sleep(0.01)
+            await work
+            row = await one.get_grant(row_key(1))
+        assert row is not None
+        assert ended > 0
+        assert _number(row.sealed) == counted == rounds * len(stores)
+
+    @pytest.mark.parametrize("mode", ["fast", "immediate"])
+    async def test_a_restart_loses_nothing_that_was_acknowledged(
+        self, own_server: PostgresServer, mode: str
+    ) -> None:
+        acknowledged: list[bytes] = []
+        ending = asyncio.Event()
+
+        async def write(store: PostgresStore, worker: int) -> None:
+            for number in range(100_000):
+                if ending.is_set():
+                    return
+                row = grant_row(worker * 1_000_000 + number)
+                if await comes(lambda: store.put_grant(row, replaces=None)):  # noqa: B023 awaited
+                    acknowledged.append(row.key)
+
+        async with opened(own_server.settings(own_server.create_database())) as store:
+            work = asyncio.gather(*(write(store, worker) for worker in range(4)))
+            for wanted in (50, 100):
+                async with asyncio.timeout(60):
+                    while len(acknowledged) < wanted:  # noqa: ASYNC110 a list
+                        await asyncio.sleep(0.01)
+                await asyncio.to_thread(own_server.stop, mode)
+                await asyncio.to_thread(own_server.start)
+            ending.set()
+            await work
+            for key in acknowledged:
+                assert await store.get_grant(key) is not None
+
+    async def test_what_is_stuck_is_given_up(
+        self, settings: PostgresSettings, postgres_server: PostgresServer
+    ) -> None:
+        """Somebody holds a row: who wants to change it is told within seconds, others go on."""
+        async with opened(settings) as store:
+            await store.put_grant(GRANT, replaces=None)
+            with holding(postgres_server, settings, "SELECT 1 FROM grants FOR UPDATE"):
+                async with asyncio.timeout(AT_ONCE):
+                    with pytest.raises(
+                        StoreUnavailable, match=r"takes too long: look at its load and for locks \(57014\)"
+                    ) as caught:
+                        await store.put_grant(grant_row(version="v2"), replaces="v1")
+                    assert caught.value.retry_after
+                    assert await store.get_grant(GRANT.key) == GRANT
+                    assert await store.put_grant(grant_row(2), replaces=None)
+            await comes(lambda: store.put_grant(grant_row(3), replaces=None))
+
+    async def test_a_transaction_whose_client_is_stuck_lets_go(
+        self, settings: PostgresSettings, postgres_server: PostgresServer
+    ) -> None:
+        async with opened(settings) as store, Connections(settings).use(60.0) as connection:
+            await store.put_grant(GRANT, replaces=None)
+            with pytest.raises(psycopg.errors.IdleInTransactionSessionTimeout):  # noqa: PT012 it ends at the last
+                async with connection.transaction():
+                    await connection.execute("SELECT 1 FROM grants FOR UPDATE")
+                    assert await comes(lambda: store.put_grant(grant_row(version="v2"), replaces="v1"))
+                    await connection.execute("SELECT 1")
+
+
+class TestAway:
+    async def test_callers_are_told_at_once_and_it_comes_back(self, own_server: PostgresServer) -> None:
+        async with opened(own_server.settings(own_server.create_database())) as store:
+            await store.put_grant(GRANT, replaces=None)
+            own_server.stop()
+            try:
+                async with asyncio.timeout(AT_ONCE):
+                    for _ in range(3):
+                        told = await asyncio.gather(
+                            *(store.get_grant(GRANT.key) for _ in range(200)),
+                            store.put_grant(grant_row(2), replaces=None),
+                            store.probe(),
+                            return_exceptions=True,
+                        )
+                        assert all(isinstance(e, StoreUnavailable) and e.retry_after for e in told)
+                        await asyncio.sleep(0.2)
+                with pytest.raises(StoreUnavailable, match="cannot be reached: check that it runs"):
+                    await store.probe()
+            finally:
+                own_server.start()
+            assert await comes(lambda: store.get_grant(GRANT.key)) == GRANT
+            await store.probe()
+            assert await store.get_grant(row_key(2)) is None
+
+    async def test_one_that_hangs_holds_nobody_up(self, own_server: PostgresServer) -> None:
+        async with opened(own_server.settings(own_server.create_database())) as store:
+            await store.put_grant(GRANT, replaces=None)
+            await asyncio.gather(*(store.get_grant(GRANT.key) for _ in range(20)))
+            own_server.freeze()
+            try:
+                async with asyncio.timeout(AT_ONCE):
+                    told = await asyncio.gather(
+                        *(store.get_grant(GRANT.key) for _ in range(50)), return_exceptions=True
+                    )
+                    assert all(isinstance(e, StoreUnavailable) for e in told)
+            finally:
+                own_server.thaw()
+            assert await comes(lambda: store.get_grant(GRANT.key)) == GRANT
+
+    async def test_one_that_takes_no_writes(
+        self, settings: PostgresSettings, postgres_server: PostgresServer
+    ) -> None:
+        async with opened(settings) as store:
+            await store.put_grant(GRANT, replaces=None)
+            postgres_server.sql(f"ALTER DATABASE {settings.database} SET default_transaction_read_only = on")
+            postgres_server.disconnect(settings.database)
+            with pytest.raises(StoreUnavailable, match="takes no writes"):
+                await store.put_grant(grant_row(2), replaces=None)
+            postgres_server.sql(f"ALTER DATABASE {settings.database} RESET default_transaction_read_only")
+            assert await comes(lambda: store.put_grant(grant_row(2), replaces=None))
+
+    async def test_its_tables_are_gone(
+        self, settings: PostgresSettings, postgres_server: PostgresServer
+    ) -> None:
+        async with opened(settings) as store:
+            postgres_server.sql("DROP TABLE grants", settings.database)
+            with pytest.raises(StoreUnavailable, match=r"its tables are gone: restore a dump \(42P01\)"):
+                await store.get_grant(GRANT.key)
+
+    async def test_all_connections_are_in_use(
+        self, settings: PostgresSettings, postgres_server: PostgresServer
+    ) -> None:
+        """More at once than there are connections wait for one; nobody waits for long."""
+        async with opened(replace(settings, connections=2)) as store:
+            await store.put_grant(GRANT, replaces=None)
+            assert await asyncio.gather(*(store.get_grant(GRANT.key) for _ in range(100))) == [GRANT] * 100
+            with holding(postgres_server, settings, "LOCK TABLE grants"):
+                async with asyncio.timeout(AT_ONCE):
+                    told = await asyncio.gather(
+                        *(store.get_grant(GRANT.key) for _ in range(10)), return_exceptions=True
+                    )
+            said = [error.message for error in told if isinstance(error, StoreUnavailable)]
+            assert len(said) == 10
+            assert any("are in use" in message for message in said)
+
+    async def test_a_closed_store(self, settings: PostgresSettings) -> None:
+        store = await PostgresStore.open(settings)
+        writes = [asyncio.create_task(store.put_grant(grant_row(n), replaces=None)) for n in range(20)]
+        await asyncio.sleep(0)
+        await store.close()
+        await store.close()
+        assert await asyncio.gather(*writes) == [True] * 20, "what was asked for is done"
+        with pytest.raises(StoreUnavailable, match="closed"):
+            await store.get_grant(row_key(1))
+
+    async def test_a_write_whose_caller_is_cancelled_still_happens(self, settings: PostgresSettings) -> None:
+        async with opened(settings) as store:
+            write = asyncio.create_task(store.put_grant(GRANT, replaces=None))
+            await asyncio.sleep(0)
+            write.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await write
+        async with opened(settings) as store:
+            assert await store.get_grant(GRANT.key) == GRANT
+
+
+@contextmanager
+def holding(server: PostgresServer, settings: PostgresSettings, statement: str) -> Iterator[None]:
+    """Another's transaction that has sent this statement, and does not end."""
+    with psycopg.connect(
+        host=str(server.data), port=server.port, user="postgres", dbname=settings.database
+    ) as connection:
+        connection.execute(statement)
+        yield
+
+
+def _number(sealed: bytes) -> int:
+    return int(sealed.split()[0])

