@@ -1,4 +1,7 @@
-"""Every language's client plays the same scenario: a table of language × step, all green or status 1."""
+"""Every language's client plays the same scenario: a table of language × step, all green or status 1.
+
+They play at the same time, each on a stage of its own: most of it is waiting.
+"""
 
 import argparse
 import asyncio
@@ -6,6 +9,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from tests.clients.languages import ALL, CannotBuild, Language, NotHere
@@ -25,26 +29,31 @@ def main() -> int:
     results: dict[str, Mapping[str, str]] = {}
     failures: list[str] = []
     absent: list[str] = []
-    with tempfile.TemporaryDirectory(prefix="tv-clients-") as folder:
-        for language in ALL:
-            if wanted and language.name not in wanted:
-                continue
-            began = time.monotonic()
+    began = time.monotonic()
+    with (
+        tempfile.TemporaryDirectory(prefix="tv-clients-") as folder,
+        ThreadPoolExecutor(len(ALL)) as players,
+    ):
+        playing = {
+            language.name: players.submit(played, language, Path(folder) / language.name)
+            for language in ALL
+            if not wanted or language.name in wanted
+        }
+        for name, play in playing.items():
             try:
-                results[language.name] = played(language, Path(folder) / language.name)
+                results[name] = play.result()
             except NotHere as problem:
-                (failures if wanted else absent).append(f"{language.name}: {problem}")
+                (failures if wanted else absent).append(f"{name}: {problem}")
                 continue
             except CannotBuild as problem:
-                failures.append(f"{language.name}: {problem}")
+                failures.append(f"{name}: {problem}")
                 continue
-            print(f"{language.name}: played in {time.monotonic() - began:.1f} s", flush=True)
             failures += [
-                f"{language.name}: {step}: {outcome}"
-                for step, outcome in results[language.name].items()
+                f"{name}: {step}: {outcome}"
+                for step, outcome in results[name].items()
                 if outcome not in _SIGNS
             ]
-    print(f"\n{table(results)}")
+    print(f"played in {time.monotonic() - began:.0f} s\n\n{table(results)}")
     for failure in failures:
         print(f"FAILED {failure}", file=sys.stderr)
     if absent:

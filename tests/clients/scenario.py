@@ -47,7 +47,7 @@ class Play:
                 if "act" in deed:
                     await self._act(deed)
                 elif "begin" in deed:
-                    self._driver(deed["as"]).tell(self._filled(deed["begin"]))
+                    self._driver(deed["as"]).tell({"brand": SCENARIO["brand"]} | self._filled(deed["begin"]))
                 elif "end" in deed:
                     self._check(deed, deed["end"], self._driver(deed["as"]).answer())
                 else:
@@ -71,7 +71,7 @@ class Play:
         patient_until = time.monotonic() + deed.get("within", 0)
         while True:
             answer = self._driver(deed["as"]).ask(command)
-            if "error" in deed or "ok" in answer or time.monotonic() > patient_until:
+            if ("error" if "error" in deed else "ok") in answer or time.monotonic() > patient_until:
                 break
             time.sleep(_PAUSE)
         self._check(deed, command["op"], answer)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import threading
 import time
@@ -15,12 +16,13 @@ from tests.authserver.clients import BASIC
 from tests.authserver.consumer import Consumer
 from tests.authserver.oidc import OidcProvider
 from tests.authserver.plain_client import PlainClient
+from tests.clients.wire import Wire
 from tests.demo.test_keep import free_port
 from tests.running import SidecarProcess, caller_files, make_config
 from tokenvault_sidecar.devkit import DevelopmentCA
 
 BRAND = "acme"
-ACCESS_TOKEN_TTL = 4
+ACCESS_TOKEN_TTL = 8
 
 
 _NO_PROXY = "http://127.0.0.1:1"  # nothing there: who goes by the environment's proxy does not arrive
@@ -61,14 +63,16 @@ class _RejectingHandler(BaseHTTPRequestHandler):
 class Stage:
     """Both processes and an API; `acts` are what the scenario can have done to them, by name."""
 
-    def __init__(self, provider: OidcProvider, api: RejectingApi, config: Path) -> None:
+    def __init__(self, provider: OidcProvider, api: RejectingApi, wire: Wire, config: Path) -> None:
         self.provider = provider
         self.api = api
+        self._wire = wire
         self._config = config
         self._audit = config.parent / "audit.jsonl"
         self._wrong_ca = config.parent / "wrong-ca.pem"
         self._wrong_ca.write_bytes(DevelopmentCA.create("another CA").certificate_pem)
         self._sidecar = SidecarProcess(config)
+        self._change(certificate="bot", private_key="bot")
         self.acts: Mapping[str, Callable[..., Any]] = {
             "log_in": self._log_in,
             "decline": self._decline,
@@ -79,17 +83,24 @@ class Stage:
             "counted": self._counted,
             "stop": self.stop,
             "start": self.start,
+            "cut": wire.cut,
+            "change": self._change,
             "freeze": lambda: os.kill(self._sidecar.pid, signal.SIGSTOP),
             "thaw": lambda: os.kill(self._sidecar.pid, signal.SIGCONT),
         }
 
     def environment(self, caller: str) -> dict[str, str]:
-        """How a caller reaches the sidecar: "bot", "brand-service", "bot-unix", or "wrong-ca"."""
-        name = "bot" if caller in ("bot-unix", "wrong-ca") else caller
+        """How a caller reaches the sidecar: "bot", "brand-service", or one that is the bot in its own way.
+
+        "bot-unix" goes by the socket, "bot-wire" by what can be cut, "changing" has files that "change"
+        changes, and "wrong-ca" trusts another CA.
+        """
+        name = "bot" if caller in ("bot-unix", "bot-wire", "wrong-ca") else caller
         tcp, unix = self._sidecar.addresses
-        files = caller_files(self._sidecar.folder, name)
+        files = caller_files(self._config.parent, name)
+        ways = {"bot-unix": unix, "bot-wire": f"127.0.0.1:{self._wire.port}"}
         return {
-            "TOKENVAULT_ADDRESS": unix if caller == "bot-unix" else tcp,
+            "TOKENVAULT_ADDRESS": ways.get(caller, tcp),
             "TOKENVAULT_CA": str(self._wrong_ca if caller == "wrong-ca" else files["ca"]),
             "TOKENVAULT_CERT": str(files["certificate"]),
             "TOKENVAULT_KEY": str(files["private_key"]),
@@ -114,6 +125,17 @@ class Stage:
     async def _decline(self, by: Mapping[str, Any]) -> dict[str, str]:
         return await Consumer().authorize(by["authorization_url"], decline="consent")
 
+    def _change(self, *, certificate: str | None = None, private_key: str | None = None) -> None:
+        """Gives "changing" the certificate, or the key, of another caller; they may not fit each other."""
+        own, new = caller_files(self._config.parent, "changing"), self._config.parent / "new"
+        if certificate:
+            shutil.copy(caller_files(self._config.parent, certificate)["certificate"], new)
+            new.replace(own["certificate"])
+        if private_key:
+            shutil.copy(caller_files(self._config.parent, private_key)["private_key"], new)
+            new.replace(own["private_key"])
+        time.sleep(1.1)  # until clients look again
+
     async def _call_api(self, status: int, **options: Mapping[str, Any]) -> None:
         answer = await PlainClient(self.provider, BASIC).userinfo(options["with"]["access_token"])
         if answer.status_code != status:
@@ -135,12 +157,13 @@ class Stage:
 def stage(folder: Path, *, access_token_ttl: int = ACCESS_TOKEN_TTL) -> Iterator[Stage]:
     """Both on ports of their own, the sidecar also on a unix socket in the folder."""
     registered = OidcProvider(registrations=[BASIC], access_token_ttl=access_token_ttl)
-    with registered as provider, RejectingApi() as api:
-        listen = (f"127.0.0.1:{free_port()}", f"unix:{folder}/s")
+    port = free_port()
+    with registered as provider, RejectingApi() as api, Wire(port) as wire:
+        listen = (f"127.0.0.1:{port}", f"unix:{folder}/s")
         config = make_config(folder / "vault", provider, BASIC, brand=BRAND, listen=listen)
         with config.open("a") as file:
             file.write('\n[audit]\npath = "audit.jsonl"\n')
-        stage = Stage(provider, api, config)
+        stage = Stage(provider, api, wire, config)
         stage.start()
         try:
             yield stage

@@ -70,6 +70,7 @@ final class Driver {
   }
 
   private Object play(JsonObject command) throws Exception {
+    var vault = command.has("timeout") ? this.vault.within(span(command, "timeout")) : this.vault;
     switch (text(command, "op")) {
       case "start_delegation":
         return told(vault.startDelegation(Delegation.of(text(command, "brand"), context(command))));
@@ -87,7 +88,7 @@ final class Driver {
         if (command.has("challenge")) {
           asked = asked.challenging(ChallengeOptions.DEFAULT);
         }
-        return told((command.has("timeout") ? vault.within(span(command, "timeout")) : vault).getToken(asked));
+        return told(vault.getToken(asked));
       case "invalidate":
         return Map.of("revocation", vault.invalidate(text(command, "brand"), context(command)));
       case "source":

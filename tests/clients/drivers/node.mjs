@@ -28,8 +28,8 @@ function source({ brand, consumer, conversation }) {
 }
 
 const OPS = {
-  async start_delegation({ brand, ...context }) {
-    return challenge(await vault.startDelegation(brand, context));
+  async start_delegation({ brand, ...options }) {
+    return challenge(await vault.startDelegation(brand, options));
   },
   async complete_delegation({ query }) {
     return delegated(await vault.completeDelegation(query));

@@ -32,13 +32,13 @@ class Driver:
         self._vault = vault
         self._sources: dict[str, TokenSource] = {}
 
-    def start_delegation(self, brand: str, **context: Any) -> dict[str, Any]:
-        return _challenge(self._vault.start_delegation(brand, **context))
+    def start_delegation(self, brand: str, **options: Any) -> dict[str, Any]:
+        return _challenge(self._vault.start_delegation(brand, **options))
 
     def complete_delegation(self, query: dict[str, str]) -> dict[str, Any]:
         return _delegated(self._vault.complete_delegation(query))
 
-    def watch_delegation(self, delegation_id: str) -> dict[str, Any]:
+    def watch_delegation(self, brand: str, delegation_id: str) -> dict[str, Any]:
         return _delegated(self._vault.watch_delegation(delegation_id))
 
     def get_token(self, brand: str, **options: Any) -> dict[str, Any]:

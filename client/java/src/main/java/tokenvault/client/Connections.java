@@ -3,19 +3,19 @@ package tokenvault.client;
 import com.google.gson.Gson;
 import io.grpc.ConnectivityState;
 import io.grpc.ManagedChannel;
-import io.grpc.TlsChannelCredentials;
 import io.grpc.netty.shaded.io.grpc.netty.NettyChannelBuilder;
 import io.grpc.netty.shaded.io.netty.channel.epoll.EpollDomainSocketChannel;
 import io.grpc.netty.shaded.io.netty.channel.epoll.EpollEventLoopGroup;
 import io.grpc.netty.shaded.io.netty.channel.unix.DomainSocketAddress;
-import java.io.ByteArrayInputStream;
 import java.io.IOException;
 import java.io.InputStreamReader;
 import java.io.UncheckedIOException;
 import java.nio.charset.StandardCharsets;
 import java.nio.file.Files;
 import java.nio.file.Path;
+import java.nio.file.attribute.BasicFileAttributes;
 import java.util.ArrayList;
+import java.util.Arrays;
 import java.util.List;
 import java.util.Map;
 import java.util.Objects;
@@ -77,11 +77,7 @@ final class Connections implements AutoCloseable {
   }
 
   private ManagedChannel open() throws IOException {
-    var credentials =
-        TlsChannelCredentials.newBuilder()
-            .trustManager(pem(config.ca(), "CERTIFICATE"))
-            .keyManager(pem(config.certificate(), "CERTIFICATE"), pem(config.privateKey(), "PRIVATE KEY"))
-            .build();
+    var credentials = Pem.credentials(config);
     NettyChannelBuilder builder;
     String name = config.serverName();
     if (config.address().startsWith("unix:")) {
@@ -115,14 +111,6 @@ final class Connections implements AutoCloseable {
         .build();
   }
 
-  private static ByteArrayInputStream pem(Path file, String label) throws IOException {
-    byte[] content = Files.readAllBytes(file);
-    if (!new String(content, StandardCharsets.ISO_8859_1).contains(label + "-----")) {
-      throw new IllegalArgumentException(file + ": holds no PEM " + label);
-    }
-    return new ByteArrayInputStream(content);
-  }
-
   @SuppressWarnings("unchecked")
   private static Map<String, ?> serviceConfig() throws IOException {
     try (var stream = Connections.class.getResourceAsStream(SERVICE_CONFIG)) {
@@ -135,8 +123,8 @@ final class Connections implements AutoCloseable {
     List<Object> found = new ArrayList<>();
     for (Path file : List.of(config.ca(), config.certificate(), config.privateKey())) {
       try {
-        found.add(Files.getLastModifiedTime(file));
-        found.add(Files.size(file));
+        var attributes = Files.readAttributes(file, BasicFileAttributes.class);
+        found.addAll(Arrays.asList(attributes.lastModifiedTime(), attributes.size(), attributes.fileKey()));
       } catch (IOException missing) {
         found.add("missing");
       }

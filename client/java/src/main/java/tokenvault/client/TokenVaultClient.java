@@ -33,7 +33,7 @@ public final class TokenVaultClient implements AutoCloseable {
    * The files are read now, so that a wrong one is told at once; the connection is made at the first call.
    *
    * @throws java.io.UncheckedIOException naming the file that cannot be read
-   * @throws IllegalArgumentException naming the file that is not PEM, or the address
+   * @throws IllegalArgumentException naming the file that is not PEM or broken, or the address
    */
   public TokenVaultClient(Config config) {
     this(config, new Connections(config));
