@@ -92,7 +92,7 @@ def test_check_config_warns_of_files_open_to_others(config: Path) -> None:
 @pytest.fixture
 def softened(monkeypatch: pytest.MonkeyPatch) -> None:
     """`serve` hardens its process, which here is pytest's."""
-    monkeypatch.setattr("tokenvault_sidecar.run.harden", lambda: None)
+    monkeypatch.setattr("tokenvault_sidecar.beginning.harden", lambda: None)
 
 
 @pytest.mark.usefixtures("softened")

@@ -11,8 +11,8 @@ from tests.api.running import DEADLINE, Pki, Running, consumer, refusal, serving
 from tests.fuzz.http2 import Http2, call_headers, message, tls_context
 from tokenvault.v1 import token_vault_pb2 as pb
 from tokenvault.v1.token_vault_pb2_grpc import TokenVaultStub
-from tokenvault_sidecar.api.server import CannotListen
 from tokenvault_sidecar.core.errors import Reason
+from tokenvault_sidecar.listening import CannotListen
 
 GET_TOKEN = "/tokenvault.v1.TokenVault/GetToken"
 REQUEST = pb.GetTokenRequest(brand_id="acme", context=consumer())

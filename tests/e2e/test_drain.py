@@ -104,13 +104,19 @@ def families(server: ScriptedServer) -> Families:
 
 
 async def _vault(
-    folder: Path, families: Families, *, drain_timeout: str, redemption_deadline: str = "4s", due: bool = True
+    folder: Path,
+    families: Families,
+    *,
+    drain_timeout: str,
+    redemption_deadline: str = "4s",
+    due: bool = True,
+    workers: int = 1,
 ) -> Path:
     """A vault with a grant of everybody: half of them over, and renewed by whoever comes first."""
     config = make_vault(
         folder,
         {"acme": scripted_brand(families.server, "acme")},
-        server={"drain_timeout": drain_timeout},
+        server={"drain_timeout": drain_timeout, "workers": workers},
         renewal={"redemption_deadline": redemption_deadline, "lease": "8s"},
         limits={"rate": 100_000, "burst": 100_000, "concurrency": 10_000},
     )
@@ -136,10 +142,11 @@ def _files(sidecar: SidecarProcess) -> Iterator[Path]:
     yield from (files["ca"], files["certificate"], files["private_key"])
 
 
+@pytest.mark.parametrize("workers", [1, 2])
 async def test_under_load_no_call_fails_but_with_unavailable_and_nothing_is_lost(
-    tmp_path: Path, families: Families
+    workers: int, tmp_path: Path, families: Families
 ) -> None:
-    config = await _vault(tmp_path / "vault", families, drain_timeout="20s")
+    config = await _vault(tmp_path / "vault", families, drain_timeout="20s", workers=workers)
     async with running(config) as sidecar, AsyncExitStack() as channels:
         load = Load(sidecar)
         stubs = [

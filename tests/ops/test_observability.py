@@ -44,7 +44,8 @@ async def series(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Seri
         server.on(token_path("acme"), issuing(server))
         server.on("/acme/revoke", Reply())
         brands = {"acme": scripted_brand(server, "acme")}
-        config = make_vault(tmp_path_factory.mktemp("observability") / "vault", brands)
+        folder = tmp_path_factory.mktemp("observability") / "vault"
+        config = make_vault(folder, brands, server={"workers": 2})  # which tell what one does, and more
         async with running(config) as sidecar, connect(sidecar) as bot:
             await delegate(bot, server, "acme", Whose(consumer="c-1"))
             await bot.get_token("acme", consumer="c-1")

@@ -18,7 +18,7 @@ from tokenvault_sidecar.api.guard import Admission, Guard
 from tokenvault_sidecar.api.record import recorder
 from tokenvault_sidecar.api.server import SERVICE, HealthServicer, HealthStatus, build_server
 from tokenvault_sidecar.api.servicer import Servicer
-from tokenvault_sidecar.config import Config
+from tokenvault_sidecar.config import FIXED, Config
 from tokenvault_sidecar.core.background import Background
 from tokenvault_sidecar.core.consent import Consent
 from tokenvault_sidecar.core.delegations import Delegations
@@ -32,6 +32,7 @@ from tokenvault_sidecar.core.rotation import Rotation
 from tokenvault_sidecar.core.sealing import Sealer
 from tokenvault_sidecar.core.tokens import Tokens
 from tokenvault_sidecar.core.vault import Vault
+from tokenvault_sidecar.listening import Share
 from tokenvault_sidecar.operations import Operations, both
 from tokenvault_sidecar.ops.metrics import Metrics
 from tokenvault_sidecar.wiring import (
@@ -49,9 +50,6 @@ from tokenvault_sidecar.wiring import (
 
 if TYPE_CHECKING:
     from tokenvault_sidecar.adapters.tracing import Tracing
-
-_FIXED: Final = ("server", "store", "renewal", "audit", "ops", "callback", "tracing")
-"""The tables that stay as they were at the start."""
 
 _TOLD: Final = 0.1
 """Seconds after which who watches health knows that it stops, and the watch ends."""
@@ -74,6 +72,7 @@ class Sidecar:
         audit: AuditLog | None,
         metrics: Metrics | None,
         traces: "Tracing | None",
+        share: Share | None,
     ) -> None:
         self._config = config
         self._store = store
@@ -104,13 +103,16 @@ class Sidecar:
                 Consent(vault, self._delegations),
             ),
             self._guard,
-            config.server.listen,
+            share.listen if share else config.server.listen,
             tls_files(config),
             max_connection_age=config.server.connection_max_age,
             longest_call=config.limits.longest_call,
             health=self._health,
+            shared=share is not None,
         )
-        self._operations = Operations(config, store, vault, metrics, self._tell_health)
+        self.operations = Operations(
+            config, store, vault, metrics, self._tell_health, shared=share is not None
+        )
         self._callback = Callback(
             self._delegations,
             lambda: self._guard.admission.policy,
@@ -118,13 +120,13 @@ class Sidecar:
             record=record,
             trace=traces.begin if traces else None,
         )
-        self._browsers = callback_server(config, self._callback)
+        self._browsers = callback_server(config, self._callback, share)
         self._housekeeping = self._keep_house()
         self._closing: set[asyncio.Task[None]] = set()
 
     @classmethod
-    async def start(cls, config: Config, events: Events) -> "Sidecar":
-        """Open the store and its keys, wire the core, and serve.
+    async def start(cls, config: Config, events: Events, share: Share | None = None) -> "Sidecar":
+        """Open the store and its keys, wire the core, and serve; with `share`, as one of several workers.
 
         Raises StoreOpenError, StoreUnavailable, KeyringError, AuditError,
         CannotListen, TlsFilesInvalid, ValueError.
@@ -154,7 +156,7 @@ class Sidecar:
                 new_secret=lambda: secrets.token_urlsafe(32),
                 jitter=random.random,
             )
-            audit = audit_log(config, keys.keyring)
+            audit = audit_log(config, keys.keyring, share)
             sidecar = cls(
                 config=config,
                 store=store,
@@ -164,6 +166,7 @@ class Sidecar:
                 audit=audit,
                 metrics=metrics,
                 traces=traces,
+                share=share,
             )
             await sidecar._server.start()
             if sidecar._browsers is not None:
@@ -171,13 +174,13 @@ class Sidecar:
         except BaseException:
             await _close(store, remotes)
             raise
-        await sidecar._operations.start()
+        await sidecar.operations.start()
         return sidecar
 
     @property
     def ops_address(self) -> str | None:
         """Where probes are answered; None where the configuration has no such port."""
-        return self._operations.address
+        return self.operations.address
 
     @property
     def callback_address(self) -> str | None:
@@ -192,7 +195,7 @@ class Sidecar:
         nothing changed.
         """
         needs_restart = tuple(_fixed(self._config, config))
-        config = config.model_copy(update={name: getattr(self._config, name) for name in _FIXED})
+        config = config.model_copy(update={name: getattr(self._config, name) for name in FIXED})
         remotes = Remotes(config, self._vault.clock, before=self._remotes)
         if self._browsers is not None:
             self._browsers.reload_certificate()
@@ -231,7 +234,7 @@ class Sidecar:
         """
         drain, redemption = self._config.server.drain_timeout, self._config.renewal.redemption_deadline
         deadline = asyncio.get_running_loop().time() + drain
-        await self._operations.drain()
+        await self.operations.drain()
         self._delegations.outcomes.close()
         if self._browsers is not None:
             await self._browsers.stop()
@@ -250,7 +253,7 @@ class Sidecar:
                 await self._vault.background.drain()
         for closing in self._closing:
             closing.cancel()
-        await self._operations.stop()
+        await self.operations.stop()
         with suppress(StoreUnavailable):  # the count is about right: nothing else may depend on it
             await self._rotation.save_count()
         await _close(self._store, self._remotes)
@@ -280,7 +283,7 @@ def _admission(config: Config, remotes: Remotes) -> Admission:
 
 def _fixed(before: Config, after: Config) -> Iterator[str]:
     """The keys that differ and stay as they were until a restart."""
-    for name in _FIXED:
+    for name in FIXED:
         old, new = getattr(before, name), getattr(after, name)
         if old is None or new is None:
             if old is not new:

@@ -77,12 +77,36 @@ def check_config(file: Path) -> None:
 @config_option
 def serve(file: Path) -> None:
     """Run the sidecar until it is told to stop (SIGTERM or SIGINT)."""
-    from tokenvault_sidecar.run import run
+    from tokenvault_sidecar.beginning import begin
 
     try:
-        sys.exit(run(file))
+        begun = begin(file)
+        if begun.config.server.workers > 1:
+            from tokenvault_sidecar.workers.supervisor import supervise
+
+            sys.exit(supervise(begun))
     except ConfigError as error:
         fail(*map(str, error.problems))
+    from tokenvault_sidecar.run import run
+
+    sys.exit(run(begun))
+
+
+@main.command(hidden=True)
+@config_option
+@click.argument("descriptor", type=int)
+def worker(file: Path, descriptor: int) -> None:
+    """Serve as one of several workers. For `serve` to start, which is at the socket of this descriptor."""
+    from tokenvault_sidecar.run import run
+    from tokenvault_sidecar.workers.worker import Worker
+
+    try:
+        one = Worker(file, descriptor)
+    except ConfigError as error:
+        fail(*map(str, error.problems))
+    except (OSError, ValueError):
+        fail("this command is for `tokenvault serve` to start")
+    sys.exit(run(one.begun, one))
 
 
 @main.group()
@@ -94,7 +118,7 @@ def audit() -> None:
 @config_option
 def verify(file: Path) -> None:
     """Check that no line of the audit log was removed, changed or moved."""
-    from tokenvault_sidecar.adapters.audit import AuditError, audit_key
+    from tokenvault_sidecar.adapters.audit import AuditError, audit_key, logs
     from tokenvault_sidecar.adapters.audit import verify as verify_log
     from tokenvault_sidecar.adapters.keyring import KeyringError
     from tokenvault_sidecar.adapters.stores import StoreOpenError
@@ -108,13 +132,15 @@ def verify(file: Path) -> None:
     config = load(file)
     if config.audit is None:
         fail(f"{file}: audit: there is no such table, so no audit log is kept: add one")
+    log = config.audit.path
     try:
-        lines = verify_log(config.audit.path, asyncio.run(key(config)))
+        chained_by = asyncio.run(key(config))
+        for log in logs(config.audit.path, config.server.workers):
+            click.echo(f"{log} is whole: {verify_log(log, chained_by)} lines")
     except (AuditError, KeyringError, StoreOpenError, StoreUnavailable) as problem:
-        fail(f"{config.audit.path}: {problem}")
+        fail(f"{log}: {problem}")
     except OSError as problem:
-        fail(f"{config.audit.path}: cannot be read: {problem.strerror}")
-    click.echo(f"{config.audit.path} is whole: {lines} lines")
+        fail(f"{log}: cannot be read: {problem.strerror}")
 
 
 main.add_command(backup)

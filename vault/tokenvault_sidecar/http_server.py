@@ -12,6 +12,8 @@ from typing import Any
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from tokenvault_sidecar.listening import listen
+
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
@@ -59,16 +61,20 @@ class HttpServer:
 
     @classmethod
     def listen(
-        cls, address: str, app: Any, bounds: Bounds, *, tls: tuple[Path, Path] | None = None
+        cls,
+        address: str,
+        app: Any,
+        bounds: Bounds,
+        *,
+        tls: tuple[Path, Path] | None = None,
+        listening: socket.socket | None = None,
     ) -> "HttpServer":
         """Listen on "host:port", port 0 for any free one; `tls` are certificate chain and key.
 
-        Raises OSError, of which ssl.SSLError is one.
+        `listening` is a socket that does so already. Raises OSError, of which
+        ssl.SSLError is one.
         """
-        host, _, port = address.rpartition(":")
-        host = host.strip("[]")
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        listening = socket.create_server((host, int(port)), family=family)
+        listening = listening or listen(address)
         try:
             return cls(listening, app, bounds, tls)
         except BaseException:
@@ -92,7 +98,7 @@ class HttpServer:
             self._config.ssl.load_cert_chain(*self._tls)
 
     async def stop(self) -> None:
-        """Answer no more; what is under way gets a few seconds."""
+        """Answer no more, if it ever did; what is under way gets a few seconds."""
         self._server.should_exit = True
         if self._serving is not None:
             await self._serving

@@ -1,15 +1,13 @@
 """What is wired for those who run the sidecar: readiness, figures, and a port of its own to ask at."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from importlib.metadata import version
 
-from starlette.routing import Router
-
 from tokenvault_sidecar.adapters.stores import ServedStore
-from tokenvault_sidecar.api.server import CannotListen
 from tokenvault_sidecar.config import Config
+from tokenvault_sidecar.core.errors import VaultError
 from tokenvault_sidecar.core.ports import Events, Stock
 from tokenvault_sidecar.core.vault import Vault
 from tokenvault_sidecar.http_server import HttpServer
@@ -17,7 +15,8 @@ from tokenvault_sidecar.ops.checks import CertificateFile, certificate_valid, ke
 from tokenvault_sidecar.ops.gauges import Gauges, State
 from tokenvault_sidecar.ops.metrics import Metrics
 from tokenvault_sidecar.ops.readiness import Readiness
-from tokenvault_sidecar.ops.server import BOUNDS, figures, probes
+from tokenvault_sidecar.ops.server import figures, ops_server, probes
+from tokenvault_sidecar.ops.sums import Figures, read
 
 
 class Operations:
@@ -30,10 +29,13 @@ class Operations:
         vault: Vault,
         metrics: Metrics | None,
         tell: Callable[[bool], Awaitable[None]],
+        *,
+        shared: bool = False,
     ) -> None:
         """`tell` is called with whether calls can be served, whenever that changes. Raises CannotListen.
 
-        `metrics` are shown on the port that [ops] names; where there is none, nothing is.
+        `metrics` are shown on the port that [ops] names; where there is none, nothing is. `shared` is
+        whether that port is another process's, which asks here.
         """
         self._store = store
         self._vault = vault
@@ -46,23 +48,33 @@ class Operations:
             },
             tell,
         )
+        self._metrics = metrics
+        self._gauges: Gauges | None = None
         self._server: HttpServer | None = None
         if config.ops is not None and metrics is not None:
-            gauges = Gauges(metrics.registry, version("tokenvault-sidecar"), self._state, self._stock)
-            routes = [*probes(self._readiness), figures(metrics.registry, gauges)]
-            try:
-                app = Router(routes, redirect_slashes=False)
-                self._server = HttpServer.listen(config.ops.listen, app, BOUNDS)
-            except OSError as error:
-                raise CannotListen(
-                    f"ops.listen: cannot listen on {config.ops.listen}: {error.strerror}"
-                ) from None
+            self._gauges = Gauges(metrics.registry, version("tokenvault-sidecar"), self._state, self._stock)
+            if not shared:
+                routes = [*probes(self.problems), figures(metrics.registry, self._refresh)]
+                self._server = ops_server(config.ops.listen, routes)
         self._watching: asyncio.Task[None] | None = None
 
     @property
     def address(self) -> str | None:
         """Where it can be asked; None where the configuration has no such port."""
         return self._server.address if self._server else None
+
+    async def problems(self) -> Mapping[str, str]:
+        """What keeps calls from being served, by check."""
+        return await self._readiness.problems()
+
+    async def figures(self, *, stock: bool) -> Figures:
+        """All metrics now; `stock` is whether what the store holds is among them, which must be counted."""
+        if self._metrics is None or self._gauges is None:
+            return []
+        if stock:
+            await self._refresh()
+        self._gauges.shows_stock = stock
+        return read(self._metrics.registry)
 
     async def start(self) -> None:
         """Look for the first time, then every few seconds, and answer."""
@@ -82,6 +94,12 @@ class Operations:
     async def stop(self) -> None:
         if self._server is not None:
             await self._server.stop()
+
+    async def _refresh(self) -> None:
+        """Count the stock. A store that is away leaves the other figures."""
+        if self._gauges is not None:
+            with suppress(VaultError):
+                await self._gauges.refresh()
 
     def _state(self) -> State:
         leaf, load = self._certificate.leaf, self._store.load

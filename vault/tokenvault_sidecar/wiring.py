@@ -8,7 +8,7 @@ from functools import partial
 from importlib.metadata import version
 from typing import TYPE_CHECKING, TypeVar, cast
 
-from tokenvault_sidecar.adapters.audit import AuditLog, audit_key
+from tokenvault_sidecar.adapters.audit import AuditLog, audit_key, worker_log
 from tokenvault_sidecar.adapters.bearer import BearerSettings, BearerVerifier
 from tokenvault_sidecar.adapters.client_auth import ClientAuth
 from tokenvault_sidecar.adapters.kek import Kek
@@ -20,7 +20,6 @@ from tokenvault_sidecar.adapters.sqlite import SqliteStore
 from tokenvault_sidecar.adapters.stores import ServedStore, StoreOpenError
 from tokenvault_sidecar.api.callback import BOUNDS, Callback
 from tokenvault_sidecar.api.pages import Look
-from tokenvault_sidecar.api.server import CannotListen
 from tokenvault_sidecar.api.tls import TlsFiles
 from tokenvault_sidecar.config import BearerTable, BrandTable, Config
 from tokenvault_sidecar.config.files import PrivateFile
@@ -31,6 +30,7 @@ from tokenvault_sidecar.core.renewal import RenewalSettings
 from tokenvault_sidecar.core.rotation import Rotation, RotationSettings
 from tokenvault_sidecar.core.sealing import Keyring, Sealer
 from tokenvault_sidecar.http_server import HttpServer
+from tokenvault_sidecar.listening import Share, not_listening
 
 if TYPE_CHECKING:
     from tokenvault_sidecar.adapters.tracing import Tracing
@@ -94,16 +94,17 @@ def looks(config: Config) -> dict[str, Look]:
     }
 
 
-def callback_server(config: Config, callback: Callback) -> HttpServer | None:
+def callback_server(config: Config, callback: Callback, share: Share | None) -> HttpServer | None:
     """Listening for consumers, where the configuration says so. Raises CannotListen."""
     table = config.callback
     if table is None:
         return None
     try:
         app = callback.app(table.path, https=table.tls is not None)
-        return HttpServer.listen(table.listen, app, BOUNDS, tls=table.tls)
+        listening = share.callback if share else None
+        return HttpServer.listen(table.listen, app, BOUNDS, tls=table.tls, listening=listening)
     except OSError as error:
-        raise CannotListen(f"callback.listen: cannot listen on {table.listen}: {error.strerror}") from None
+        raise not_listening("callback.listen", table.listen, error) from None
 
 
 def renewal_settings(config: Config) -> RenewalSettings:
@@ -223,12 +224,12 @@ def tracing(config: Config) -> "Tracing | None":
     return traces
 
 
-def audit_log(config: Config, keyring: Keyring) -> AuditLog | None:
+def audit_log(config: Config, keyring: Keyring, share: Share | None) -> AuditLog | None:
     """The audit log, opened, where there is to be one. Raises AuditError."""
     if config.audit is None:
         return None
     return AuditLog(
-        config.audit.path,
+        worker_log(config.audit.path, share.worker) if share else config.audit.path,
         audit_key(keyring),
         fail_closed=config.audit.fail_closed,
         max_bytes=config.audit.rotate_bytes,

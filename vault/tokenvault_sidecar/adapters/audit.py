@@ -15,6 +15,7 @@ seconds'. The next start notes in the log where its end is not the attested one.
 """
 
 import fcntl
+import glob
 import hmac
 import json
 import os
@@ -56,6 +57,21 @@ class AuditError(Exception):
 def audit_key(keyring: Keyring) -> bytes:
     """The chain's key."""
     return keyring.blind(b"tokenvault audit chain")
+
+
+def worker_log(path: Path, worker: int) -> Path:
+    """The log of one of several workers, where the configuration names `path`: each has its own chain.
+
+    Not `path` with something at its end, which is what it was rotated to.
+    """
+    return path.with_name(f"worker-{worker}.{path.name}")
+
+
+def logs(path: Path, workers: int) -> list[Path]:
+    """All there must be where so many workers serve, and those of others that did before."""
+    own = [worker_log(path, number + 1) for number in range(workers)] if workers > 1 else [path]
+    others = sorted(path.parent.glob(f"worker-*.{glob.escape(path.name)}"))
+    return own + [log for log in (path, *others) if log not in own and log.exists()]
 
 
 class AuditLog:

@@ -21,6 +21,7 @@ from tokenvault.v1.token_vault_pb2_grpc import TokenVaultServicer, add_TokenVaul
 from tokenvault_sidecar.api.guard import MAX_METADATA, Guard
 from tokenvault_sidecar.api.tls import TlsFiles, server_credentials
 from tokenvault_sidecar.api.unserved import new_server
+from tokenvault_sidecar.listening import IN_USE, CannotListen, split_address
 
 SERVICE: Final = DESCRIPTOR.services_by_name["TokenVault"].full_name
 """The vault's full name, by which health knows it too."""
@@ -29,16 +30,11 @@ HealthStatus = HealthCheckResponse.ServingStatus
 """SERVING or NOT_SERVING."""
 
 _UNIX: Final = "unix:"
-_MAX_PORT: Final = 65535
 _MAX_REQUEST: Final = 64 * 1024
 _MAX_CONNECTIONS: Final = 1024
 _MAX_STREAMS: Final = 2000
 _MAX_PENDING: Final = 10_000
 _PROBE_SECONDS: Final = 1.0
-
-
-class CannotListen(Exception):
-    """An address cannot be listened on; says which, and why."""
 
 
 def build_server(
@@ -50,19 +46,21 @@ def build_server(
     max_connection_age: float,
     longest_call: float = 60.0,
     health: HealthServicer,
+    shared: bool = False,
     unix_mode: int = 0o660,
 ) -> tuple[grpc.aio.Server, tuple[str, ...]]:
     """A server that listens, not started yet, and its addresses with the ports it got.
 
     `listen` has "host:port", port 0 for any free one, and "unix:/path", a
-    socket of mode `unix_mode`; mutual TLS on all of them. A connection is
+    socket of mode `unix_mode`; mutual TLS on all of them. `shared` is whether
+    other processes listen on the same ports (SO_REUSEPORT). A connection is
     asked to close after `max_connection_age` seconds, and closed after
     `longest_call` more, so that none outlives a change of certificates for
     long. To be called with the loop running.
     Beside the vault it serves `health`, and reflection, to whom the guard
     lets. Raises CannotListen and TlsFilesInvalid.
     """
-    server = new_server((guard,), server_options(max_connection_age, longest_call))
+    server = new_server((guard,), server_options(max_connection_age, longest_call, shared=shared))
     add_TokenVaultServicer_to_server(servicer, server)
     add_HealthServicer_to_server(health, server)
     enable_server_reflection([SERVICE, HEALTH, REFLECTION], server)
@@ -70,10 +68,12 @@ def build_server(
     return server, bound
 
 
-def server_options(max_connection_age: float, longest_call: float = 60.0) -> list[tuple[str, int]]:
+def server_options(
+    max_connection_age: float, longest_call: float = 60.0, *, shared: bool = False
+) -> list[tuple[str, int]]:
     """gRPC's channel arguments; takes seconds."""
     return [
-        ("grpc.so_reuseport", 0),  # a port in use is an error, not shared
+        ("grpc.so_reuseport", int(shared)),  # else a port in use is an error
         ("grpc.max_receive_message_length", _MAX_REQUEST),
         ("grpc.max_metadata_size", MAX_METADATA),
         ("grpc.absolute_max_metadata_size", MAX_METADATA),
@@ -103,11 +103,8 @@ def _bind(server: grpc.aio.Server, address: str, tls: TlsFiles, unix_mode: int) 
         with _umask(0o777 & ~unix_mode):
             _add_port(server, address, credentials, "its folder must be there and writable, its path short")
         return address
-    host, _, port = address.rpartition(":")
-    # gRPC would take the port modulo 65536.
-    if not host or not port.isdecimal() or int(port) > _MAX_PORT:
-        raise CannotListen(f"{address} is no address to listen on: write host:port or unix:/path")
-    got = _add_port(server, address, credentials, "in use already, or not an address of this machine")
+    host, _ = split_address(address)
+    got = _add_port(server, address, credentials, IN_USE)
     return f"{host}:{got}"
 
 

@@ -39,7 +39,8 @@ class AuditTable(Table):
     """One JSON line per decision, chained by keyed hashes; `tokenvault audit verify` checks the log."""
 
     path: OutputPath = Field(
-        description="The file to append to; each sidecar has its own.",
+        description="The file to append to; each sidecar has its own. Of several workers each has one, "
+        "with `worker-N.` before its name.",
         examples=["/var/log/tokenvault/audit.jsonl"],
     )
     fail_closed: Flag = Field(

@@ -1,5 +1,6 @@
 """What must fit together across keys, once each key is valid by itself."""
 
+import sys
 from collections.abc import Iterator, Mapping
 from itertools import product
 
@@ -39,6 +40,7 @@ _URLS = ("issuer", "authorization_endpoint", "token_endpoint", "revocation_endpo
 def check(config: Config) -> Iterator[Finding]:
     """Everything that does not fit."""
     yield from _limits(config)
+    yield from _workers(config)
     yield from _keks(config.keys)
     for brand, table in config.brands.items():
         for key, what, remedy in _brand(table, development=config.development):
@@ -60,6 +62,18 @@ def _limits(config: Config) -> Iterator[Finding]:
         yield ("renewal", "lease"), "is not longer than renewal.redemption_deadline", remedy
     for key, what, remedy in config.store.problems():
         yield ("store", *key), what, remedy
+
+
+def _workers(config: Config) -> Iterator[Finding]:
+    server = config.server
+    if server.workers == 1:
+        return
+    if sys.platform != "linux":
+        yield ("server", "workers"), "is more than one, which takes Linux", "set it to 1"
+    for index, address in enumerate(server.listen):
+        if address.startswith("unix:"):
+            remedy = 'listen on "127.0.0.1:7443", or set server.workers = 1'
+            yield ("server", "listen", index), "is a unix socket, which several workers cannot share", remedy
 
 
 def _keks(table: KeysTable) -> Iterator[Finding]:

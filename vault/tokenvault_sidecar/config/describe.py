@@ -16,7 +16,8 @@ def describe(config: Config) -> str:
 
 
 def _lines(config: Config) -> Iterator[str]:
-    yield "Listens on " + " and ".join(config.server.listen)
+    workers = f", by {config.server.workers} workers" if config.server.workers > 1 else ""
+    yield f"Listens on {' and '.join(config.server.listen)}{workers}"
     if config.callback:
         yield f"Takes consumers back at {config.callback.path} on {config.callback.listen}"
     kek = config.keys.keks[0]

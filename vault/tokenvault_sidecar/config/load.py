@@ -2,7 +2,7 @@
 
 import json
 import tomllib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from pydantic_core import ErrorDetails
 
 from tokenvault_sidecar.config.checks import check
 from tokenvault_sidecar.config.problems import REJECTED, ConfigError, Problem, dotted, nearest
-from tokenvault_sidecar.config.schema import Config, OpsTable
+from tokenvault_sidecar.config.schema import FIXED, Config, OpsTable
 from tokenvault_sidecar.config.tables import Table, is_list, is_named, table_of
 
 _WRONG_KIND = {
@@ -25,10 +25,16 @@ _WRONG_KIND = {
 }
 
 
-def load_config(path: Path) -> Config:
-    """Read and check the file, and the files it names. Raises ConfigError."""
+def load_config(path: Path, fixed: Mapping[str, Any] | None = None) -> Config:
+    """Read and check the file, and the files it names. Raises ConfigError.
+
+    `fixed` is what the file's FIXED tables were, as `load_fixed` has them.
+    """
     found: Iterable[Problem]
     document = _read(path)
+    if fixed is not None:
+        document = {name: table for name, table in document.items() if name not in FIXED}
+        document.update(fixed)
     try:
         config = Config.model_validate(document, context=path.parent)
     except ValidationError as error:
@@ -39,6 +45,11 @@ def load_config(path: Path) -> Config:
         if not found:
             return config
     raise ConfigError(found)
+
+
+def load_fixed(path: Path) -> dict[str, Any]:
+    """The tables that are to stay as they are now, unchecked. Raises ConfigError."""
+    return {name: table for name, table in _read(path).items() if name in FIXED}
 
 
 def load_ops(path: Path) -> OpsTable | None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 from pydantic import Field
 
@@ -37,6 +37,15 @@ class ServerTable(Table):
         description='Addresses: "host:port" (port 0: any free one) or "unix:/path".',
         min_length=1,
         examples=[["127.0.0.1:7443", "unix:/run/tokenvault/vault.sock"]],
+    )
+    workers: int = Field(
+        default=1,
+        description="Processes that serve, on the same addresses and the same store: one for each core at "
+        "most. Several are started and watched by one more, and take Linux and addresses of TCP.",
+        examples=[2],
+        ge=1,
+        le=64,
+        strict=True,
     )
     certificate_file: File = Field(
         description="PEM file of the server's certificate chain, its own first. Read anew when it changes.",
@@ -175,6 +184,10 @@ class TracingTable(Table):
         le=1,
         strict=True,
     )
+
+
+FIXED: Final = ("server", "store", "renewal", "audit", "ops", "callback", "tracing")
+"""The tables that stay as they were when the sidecar started."""
 
 
 class Config(Table):

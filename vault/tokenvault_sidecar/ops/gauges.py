@@ -40,13 +40,17 @@ class Gauges(Collector):
         state: Callable[[], State],
         count: Callable[[], Awaitable[Stock]],
     ) -> None:
-        """`count` may raise: then the last stock stays."""
+        """`count` may raise: then the last stock stays.
+
+        `shows_stock` is to be False where another process shows that of the same store.
+        """
         self._version = version
         self._state = state
         self._count = count
         self._stock: Stock | None = None
         self._until = 0.0
         self._counting = asyncio.Lock()
+        self.shows_stock = True
         registry.register(self)
 
     async def refresh(self) -> None:
@@ -60,7 +64,7 @@ class Gauges(Collector):
         """As prometheus_client asks."""
         yield _gauge("build_info", "The version that runs.", {(self._version,): 1}, "version")
         yield from _state(self._state())
-        if self._stock is not None:
+        if self._stock is not None and self.shows_stock:
             yield from _stock(self._stock)
 
 

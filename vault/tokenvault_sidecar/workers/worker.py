@@ -1,0 +1,69 @@
+"""A worker's end of the channel: it does as the supervisor says, answers it, and does not outlive it."""
+
+import asyncio
+import os
+import socket
+from pathlib import Path
+from typing import Final
+
+from tokenvault_sidecar.beginning import Beginning, begin
+from tokenvault_sidecar.listening import Share
+from tokenvault_sidecar.operations import Operations
+from tokenvault_sidecar.ops.sums import to_json
+from tokenvault_sidecar.workers.channel import Channel, Message, Post
+
+_ABANDONED: Final = 1
+
+
+class Worker:
+    """One of several processes. Made first; `obey` from when the loop runs, and tell when it `serves`."""
+
+    def __init__(self, file: Path, descriptor: int) -> None:
+        """The socket of this descriptor is the supervisor's. Raises ConfigError, ValueError."""
+        self._link = socket.socket(fileno=descriptor)
+        post = Post.receive(self._link)
+        self.begun: Final[Beginning] = begin(file, worker=post.number, fixed=post.fixed)
+        callback = None if post.callback is None else socket.socket(fileno=post.callback)
+        self.share: Final = Share(post.number, tuple(post.listen), callback)
+        self._channel: Channel | None = None
+        self._operations: Operations | None = None
+        self._answering: set[asyncio.Task[None]] = set()
+
+    async def obey(self, stopped: asyncio.Event, changed: asyncio.Event) -> None:
+        """Set the one when it is to stop, the other when it is to reload; until the process ends.
+
+        A supervisor that is gone stops it; where it is stopping already, at once.
+        """
+        self._channel = channel = await Channel.open(self._link)
+        if self._operations is not None:
+            self.serves(self._operations)
+        while message := await channel.receive():
+            match message:
+                case {"do": "stop"}:
+                    stopped.set()
+                case {"do": "reload"}:
+                    changed.set()
+                case {"ask": _}:
+                    answering = asyncio.get_running_loop().create_task(self._answer(channel, message))
+                    self._answering.add(answering)
+                    answering.add_done_callback(self._answering.discard)
+        if stopped.is_set():  # as by a second signal
+            os._exit(_ABANDONED)
+        stopped.set()
+
+    def serves(self, operations: Operations) -> None:
+        """Calls are answered, and of these operations it tells."""
+        self._operations = operations
+        if self._channel is not None:
+            self._channel.send({"serves": True})
+
+    async def _answer(self, channel: Channel, question: Message) -> None:
+        answer: object = None
+        if question["ask"] == "alive":
+            answer = True
+        elif self._operations is not None:
+            if question["ask"] == "problems":
+                answer = dict(await self._operations.problems())
+            else:
+                answer = to_json(await self._operations.figures(stock=question["stock"]))
+        channel.send({"id": question["id"], "answer": answer})
