@@ -216,14 +216,6 @@ async def test_none_outlives_its_supervisor(config: Path) -> None:
         await vault.GetToken(get_token(PEOPLE[0]), timeout=PATIENCE)
 
 
-async def test_a_worker_told_to_stop_by_itself_drains_and_is_replaced(config: Path) -> None:
-    async with running(config) as sidecar:
-        os.kill(pids(sidecar)[2], signal.SIGTERM)
-        ended = await says(sidecar, "worker_ended")
-        assert (ended["worker"], ended["by"]) == (2, "status 0")
-        await says(sidecar, "worker_started", 3)
-
-
 async def test_workers_that_are_told_too_end_as_one(config: Path) -> None:
     """A service manager may tell all processes of a service at once."""
     await seed(config)

@@ -51,6 +51,9 @@ from tokenvault_sidecar.wiring import (
 if TYPE_CHECKING:
     from tokenvault_sidecar.adapters.tracing import Tracing
 
+_HELD: Final = 0.1
+"""Seconds for which calls are held before the server stops, lest they come just then: gRPC cancels them."""
+
 _TOLD: Final = 0.1
 """Seconds after which who watches health knows that it stops, and the watch ends."""
 
@@ -241,8 +244,11 @@ class Sidecar:
         self._housekeeping.cancel()
         with suppress(asyncio.CancelledError):
             await self._housekeeping
+        self._guard.hold()
+        await asyncio.sleep(_HELD)
         stopping = asyncio.get_running_loop().create_task(self._server.stop(drain), name="stopping")
         await asyncio.wait({stopping}, timeout=_TOLD)
+        self._guard.let_go()
         self._guard.end_streams()
         await asyncio.wait({stopping}, timeout=max(drain - redemption, drain / 2))
         self._guard.end_calls()

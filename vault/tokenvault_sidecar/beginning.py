@@ -44,6 +44,9 @@ def begin(file: Path, *, worker: int | None = None, fixed: Mapping[str, Any] | N
     are as they were when the sidecar started. Raises ConfigError.
     """
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until there is something to reload
+    if worker is not None:  # a service manager may tell all, but when each is to stop the supervisor says
+        for name in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(name, signal.SIG_IGN)
     harden()
     seen = stamps((file,))
     config = load_config(file, fixed)

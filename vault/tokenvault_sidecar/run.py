@@ -32,8 +32,8 @@ def run(begun: Beginning, worker: Worker | None = None) -> int:
     """Serve by this configuration until SIGTERM or SIGINT; the exit status.
 
     SIGHUP, or a change of the file or of one it names, has it read again. A
-    second of the two ends the process at once; of a `worker` that, too, is
-    the supervisor's to say.
+    second of the two ends the process at once. To a `worker` only its
+    supervisor says such things.
     """
     try:
         return uvloop.run(_serve(begun, worker))
@@ -55,10 +55,12 @@ async def _serve(begun: Beginning, worker: Worker | None) -> int:
             signal.signal(name, signal.SIG_DFL)  # of SIGINT, Python would make an exception
         stopped.set()
 
-    for name in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(name, stopped.set if worker else stop)
-    loop.add_signal_handler(signal.SIGHUP, changed.set)
-    obeying = loop.create_task(worker.obey(stopped, changed), name="worker") if worker else None
+    if worker:
+        obeying = loop.create_task(worker.obey(stopped, changed), name="worker")
+    else:
+        for name in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(name, stop)
+        loop.add_signal_handler(signal.SIGHUP, changed.set)
     sidecar = await Sidecar.start(begun.config, LogEvents(), worker.share if worker else None)
     gc.freeze()  # what is here now stays: looking through it again would stop every call for some 20 ms
     _log.info(
@@ -78,7 +80,7 @@ async def _serve(begun: Beginning, worker: Worker | None) -> int:
     _log.info("stopping")
     await sidecar.stop()
     _log.info("stopped")
-    if obeying:
+    if worker:
         obeying.cancel()
     return 0
 

@@ -83,11 +83,21 @@ class Guard(grpc.aio.ServerInterceptor):
         self._guarded: dict[str, _Handler] = {}
         self._calls: set[asyncio.Task[Any]] = set()
         self._streams: set[asyncio.Task[Any]] = set()
+        self._held: asyncio.Event | None = None
 
     def admit(self, admission: Admission) -> None:
         """Go by this from the next call on."""
         self.admission = admission
         self._meters = {}
+
+    def hold(self) -> None:
+        """Have calls that come now wait until they are let go: who waits for an answer sends nothing else."""
+        self._held = asyncio.Event()
+
+    def let_go(self) -> None:
+        """Serve those that were held, and hold no more."""
+        if self._held is not None:
+            self._held.set()
 
     def end_streams(self) -> None:
         """End those that would not by themselves, as health's Watch, with UNAVAILABLE."""
@@ -133,6 +143,8 @@ class Guard(grpc.aio.ServerInterceptor):
             assert task is not None
             self._calls.add(task)
             try:
+                if self._held is not None:
+                    await self._held.wait()
                 meter = await self._enter(call, service, context)
                 try:
                     left = context.time_remaining()

@@ -29,6 +29,15 @@ LONGEST_PAUSE: Final = 30.0
 STEADY: Final = 60.0
 """Seconds after which a worker that serves does not end soon."""
 
+APART: Final = 0.5
+"""Seconds between telling one worker to stop and the next: callers that come from the one are served by it.
+
+Else their handshakes are under way when it stops, and gRPC cancels the first calls.
+"""
+
+_OF_DRAIN: Final = 0.25
+"""The most that may be of `server.drain_timeout`, for all together."""
+
 _BEYOND_DRAIN: Final = 10.0
 """Seconds that a worker has to end, beyond `server.drain_timeout`; then it is killed."""
 
@@ -179,9 +188,12 @@ class _Supervisor:
             for place in self._places
             if place.newest and not place.newest.ended.done()
         }
-        for process in alive.values():
+        drain = self._begun.config.server.drain_timeout
+        for number, process in enumerate(alive.values()):
+            if number:
+                await asyncio.sleep(min(APART, drain * _OF_DRAIN / len(alive)))
             process.tell("stop")
-        await asyncio.wait(self._tasks, timeout=self._begun.config.server.drain_timeout + _BEYOND_DRAIN)
+        await asyncio.wait(self._tasks, timeout=drain + _BEYOND_DRAIN)
         for number, process in alive.items():
             if not process.ended.done():
                 _log.error("worker_killed", worker=number, remedy="it did not end by itself")
