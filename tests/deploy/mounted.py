@@ -12,7 +12,11 @@ Secrets = Mapping[str, Mapping[str, bytes]]
 """The files of each Secret."""
 
 _SOMETHING = b"x" * 44
-BY_HAND: Secrets = {"tokenvault-kek": {"kek": _SOMETHING}, "tokenvault-brands": {"acme": _SOMETHING}}
+BY_HAND: Secrets = {
+    "tokenvault-kek": {"kek": _SOMETHING},
+    "tokenvault-brands": {"acme": _SOMETHING},
+    "tokenvault-database": {"password": _SOMETHING, "ca.crt": _SOMETHING},
+}
 SIDECAR, BOT, BRAND_SERVICE = ("bot", "tokenvault"), ("bot", "bot"), ("brand-service", "brand-service")
 """Pod and container."""
 

@@ -21,8 +21,8 @@ from tests.deploy.mounted import load_mounted
 from tokenvault_sidecar.core.model import ContextKind
 from tokenvault_sidecar.core.policy import Rpc
 
-FOLDERS = ("base", "example")
-BY_HAND = {"tokenvault-kek", "tokenvault-brands"}
+FOLDERS = ("base", "example", "fleet")
+BY_HAND = {"tokenvault-kek", "tokenvault-brands", "tokenvault-database"}
 
 
 @pytest.mark.parametrize("version", [OLDEST, latest_version()])
@@ -152,6 +152,39 @@ def _to(rule: Manifest, direction: str, pod: str) -> bool:
     return {"podSelector": {"matchLabels": label}} in rule.get(direction, ())
 
 
+def test_the_fleet_is_of_equal_sidecars_on_one_database(tmp_path: Path) -> None:
+    manifests = rendered("fleet")
+    deployment = named(manifests, "Deployment")["bot"]["spec"]
+    assert deployment["replicas"] == 2
+    assert deployment["strategy"] == {"type": "RollingUpdate"}
+    assert not named(manifests, "PersistentVolumeClaim")
+    sidecars = [_sidecar_of(pod) for pod in pods(manifests).values()]
+    assert len(sidecars) == 2
+    assert sidecars[0] == sidecars[1]
+    url = load_mounted(manifests, tmp_path).store.url
+    assert url is not None
+    _, namespace, _ = url.hosts[0].split(".")
+    rule = {
+        "to": [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": namespace}}}],
+        "ports": [{"protocol": "TCP", "port": url.ports[0]}],
+    }
+    for policy in named(manifests, "NetworkPolicy").values():
+        assert rule in policy["spec"]["egress"]
+        assert policy["spec"]["ingress"] == []
+
+
+def _sidecar_of(pod: Manifest) -> tuple[Manifest, list[Manifest]]:
+    """The container, and the volumes that are mounted into it."""
+    [sidecar] = pod["spec"]["initContainers"]
+    sidecar["volumeMounts"].sort(key=_name)
+    mounted = set(map(_name, sidecar["volumeMounts"]))
+    return sidecar, sorted((one for one in pod["spec"]["volumes"] if _name(one) in mounted), key=_name)
+
+
+def _name(entry: Manifest) -> str:
+    return str(entry["name"])
+
+
 @pytest.mark.parametrize("folder", FOLDERS)
 def test_every_pod_may_resolve_names(folder: str) -> None:
     for policy in named(rendered(folder), "NetworkPolicy").values():
@@ -192,6 +225,6 @@ def test_the_store_is_the_pods_or_a_volume_of_one_pod() -> None:
     assert store("example") == {"name": "store", "persistentVolumeClaim": {"claimName": "tokenvault-store"}}
     claim = named(rendered("example"), "PersistentVolumeClaim")["tokenvault-store"]
     assert claim["spec"]["accessModes"] == ["ReadWriteOncePod"]
-    for folder in FOLDERS:
+    for folder in ("base", "example"):
         deployment = named(rendered(folder), "Deployment")["bot"]["spec"]
         assert (deployment["replicas"], deployment["strategy"]) == (1, {"type": "Recreate"})

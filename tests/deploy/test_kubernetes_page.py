@@ -13,6 +13,7 @@ from click.testing import CliRunner
 from tests.deploy.dockerfile import ROOT
 from tests.deploy.helm import CHART, EXAMPLE
 from tests.deploy.manifests import KUBECTL, named, rendered
+from tests.deploy.mounted import BY_HAND
 from tokenvault_sidecar.cli import main
 
 PAGE = (ROOT / "docs" / "kubernetes.md").read_text(encoding="utf-8")
@@ -38,13 +39,14 @@ def test_every_command_is_run_here_or_elsewhere() -> None:
 @pytest.mark.parametrize("command", FOLDERS)
 def test_what_is_sent_is_what_is_tested(command: str) -> None:
     folder = Path(command.split()[-1])
-    assert folder == Path("deploy/kubernetes/example")
+    assert folder.parent == Path("deploy/kubernetes")
     assert rendered(folder.name)
 
 
 @pytest.mark.parametrize("command", CREATE)
 def test_what_is_made_by_hand_is_what_is_mounted(command: str, tmp_path: Path) -> None:
-    (tmp_path / "acme").write_text("client secret")
+    for name in ("acme", "password", "ca.crt"):
+        (tmp_path / name).write_text(f"what is in {name}")
     subprocess.run(["sh", "-ec", ELSEWHERE[1]], cwd=tmp_path, check=True)
     words = [str(KUBECTL), *shlex.split(command)[1:], "--dry-run=client", "--output=yaml"]
     done = subprocess.run(words, cwd=tmp_path, check=True, capture_output=True, text=True, timeout=60)
@@ -52,9 +54,9 @@ def test_what_is_made_by_hand_is_what_is_mounted(command: str, tmp_path: Path) -
     if made["kind"] == "Namespace":
         assert made["metadata"]["name"] in named(rendered("example"), "Namespace")
         return
-    [(key, value)] = made["data"].items()
-    assert (made["metadata"]["name"], key) in {("tokenvault-kek", "kek"), ("tokenvault-brands", "acme")}
-    assert b64decode(value) == (tmp_path / key).read_bytes()
+    assert made["data"].keys() == BY_HAND[made["metadata"]["name"]].keys()
+    for key, value in made["data"].items():
+        assert b64decode(value) == (tmp_path / key).read_bytes()
 
 
 def test_the_chart_is_sent_as_it_is_tested() -> None:
