@@ -74,8 +74,8 @@ Brands
     conversation: asks for openid; kept 1h at most
 Callers
   bot: spiffe://tokenvault.test/bot
-    may StartDelegation, CompleteDelegation, WatchDelegation, GetToken, Invalidate, Health, ServerReflection \
-on consumer and conversation contexts of any brand, id token, keeps sessions alive
+    may StartDelegation, CompleteDelegation, ConfirmDelegation, WatchDelegation, GetToken, Invalidate, \
+Health, ServerReflection on consumer and conversation contexts of any brand, id token, keeps sessions alive
   brand-service: spiffe://tokenvault.test/brand-service
     may GetToken on consumer contexts of brand acme, scopes openid
 """

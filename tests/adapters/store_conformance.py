@@ -14,6 +14,7 @@ from tokenvault_sidecar.core.model import ContextKind
 from tokenvault_sidecar.core.ports import (
     SEALED_HEAD,
     Attempt,
+    Completion,
     Counts,
     DelegationRow,
     GrantRow,
@@ -231,14 +232,14 @@ class GrantConformance:
 
     async def test_a_grant_completes_a_taken_delegation_or_is_not_written(self, stand: Stand) -> None:
         row, pending = grant_row(), delegation_row()
-        assert not await stand.store.put_grant(row, replaces=None, completes=pending.key)
+        assert not await stand.store.put_grant(row, replaces=None, completes=Completion(pending.key))
         await stand.store.put_delegation(pending)
-        assert not await stand.store.put_grant(row, replaces=None, completes=pending.key)
+        assert not await stand.store.put_grant(row, replaces=None, completes=Completion(pending.key))
         assert await stand.store.take_delegation(pending.key)
         assert await stand.peer.get_delegation(pending.key) is None
-        assert await stand.peer.is_taken(pending.key)
-        assert await stand.store.put_grant(row, replaces=None, completes=pending.key)
-        assert not await stand.peer.is_taken(pending.key)
+        assert await stand.peer.get_taken(pending.key)
+        assert await stand.store.put_grant(row, replaces=None, completes=Completion(pending.key))
+        assert not await stand.peer.get_taken(pending.key)
         assert await stand.peer.get_grant(row.key) == row
 
     async def test_a_grant_that_is_not_written_leaves_the_delegation_taken(self, stand: Stand) -> None:
@@ -246,8 +247,8 @@ class GrantConformance:
         await stand.store.put_grant(row, replaces=None)
         await stand.store.put_delegation(pending)
         await stand.store.take_delegation(pending.key)
-        assert not await stand.store.put_grant(row, replaces=None, completes=pending.key)
-        assert await stand.store.is_taken(pending.key)
+        assert not await stand.store.put_grant(row, replaces=None, completes=Completion(pending.key))
+        assert await stand.store.get_taken(pending.key)
 
     async def test_a_delegation_is_given_back_once(self, stand: Stand) -> None:
         pending = delegation_row()
@@ -333,7 +334,8 @@ class GrantConformance:
             await stand.store.put_grant(row, replaces=None)
         await lease(stand.store, grant_row(3))
         await stand.store.put_delegation(delegation_row())
-        await stand.store.add_revocations([revocation_row(1), revocation_row(2, due_at=NOW + 9.0)])
+        waiting = [revocation_row(1), revocation_row(2, due_at=NOW + 9.0, tries=1)]
+        await stand.store.add_revocations([*waiting, revocation_row(3, due_at=NOW + 9.0)])
         consumers = {("acme", ContextKind.CONSUMER): 4}
         chats = {("acme", ContextKind.CONVERSATION): 1, ("other", ContextKind.CONVERSATION): 1}
         counted = Counts(consumers | chats, ambiguous=1, due=1, delegations=1, revocations=2)
@@ -363,17 +365,18 @@ class OutcomeConformance:
         row, pending, outcome = grant_row(), delegation_row(), outcome_row()
         done = replace(outcome, sealed=b"done")
         await stand.store.put_delegation(pending, outcome)
-        assert not await stand.store.put_grant(row, replaces=None, completes=pending.key, outcome=done)
+        assert not await stand.store.put_grant(row, replaces=None, completes=Completion(pending.key, done))
         assert await stand.store.get_outcome(outcome.key) == outcome
         await stand.store.take_delegation(pending.key)
-        assert await stand.store.put_grant(row, replaces=None, completes=pending.key, outcome=done)
+        assert await stand.store.put_grant(row, replaces=None, completes=Completion(pending.key, done))
         assert await stand.peer.get_outcome(outcome.key) == done
 
     async def test_a_grant_completes_where_no_outcome_is(self, stand: Stand) -> None:
         row, pending = grant_row(), delegation_row()
         await stand.store.put_delegation(pending)
         await stand.store.take_delegation(pending.key)
-        assert await stand.store.put_grant(row, replaces=None, completes=pending.key, outcome=outcome_row())
+        completes = Completion(pending.key, outcome_row())
+        assert await stand.store.put_grant(row, replaces=None, completes=completes)
         assert await stand.store.get_outcome(outcome_row().key) is None
 
     async def test_outcomes_go_with_their_context_and_by_time(self, stand: Stand) -> None:
@@ -384,6 +387,119 @@ class OutcomeConformance:
         await stand.store.purge_delegations(NOW)
         left = [await stand.store.get_outcome(outcome_row(n).key) for n in (1, 2, 3)]
         assert left == [None, outcome_row(2, 2, purge_at=NOW), None]
+
+
+async def hold(stand: Stand, *revocations: RevocationRow) -> DelegationRow:
+    """A taken delegation with its outcome, changed to "held", and these revocations queued with that."""
+    pending = delegation_row()
+    await stand.store.put_delegation(pending, outcome_row())
+    await stand.store.take_delegation(pending.key)
+    held = replace(pending, sealed=b"held", expires_at=NOW + 900.0)
+    outcome = outcome_row(sealed=b"waits", purge_at=NOW + 4500.0)
+    assert await stand.store.change_taken(held, was=pending.sealed, outcome=outcome, revocations=revocations)
+    return held
+
+
+class TakenConformance:
+    """What may become of a delegation that was taken: it is changed, it is ended, or a grant completes it."""
+
+    async def test_a_taken_delegation_is_changed_with_its_outcome_and_revocations(self, stand: Stand) -> None:
+        held = await hold(stand, revocation_row(1), revocation_row(2, due_at=NOW + 1.0))
+        assert await stand.peer.get_taken(held.key) == held
+        assert await stand.peer.get_delegation(held.key) is None
+        assert await stand.peer.get_outcome(outcome_row().key) == outcome_row(
+            sealed=b"waits", purge_at=NOW + 4500.0
+        )
+        assert await stand.peer.due_revocations(NOW, limit=10) == [revocation_row(1)]
+        again = replace(held, sealed=b"held, with one try less")
+        assert await stand.peer.change_taken(again, was=held.sealed)
+        assert await stand.store.get_taken(held.key) == again
+
+    async def test_what_was_changed_meanwhile_is_not_changed(self, stand: Stand) -> None:
+        held = await hold(stand)
+        another = replace(held, sealed=b"another")
+        assert not await stand.peer.change_taken(
+            another, was=b"as it was once", outcome=outcome_row(), revocations=[revocation_row()]
+        )
+        assert await stand.store.get_taken(held.key) == held
+        assert await stand.store.get_outcome(outcome_row().key) != outcome_row()
+        assert not await stand.store.due_revocations(NOW, limit=10)
+        assert not await stand.store.end_taken(another, outcome=outcome_row())
+        assert await stand.store.get_taken(held.key) == held
+
+    async def test_what_is_not_taken_is_not_changed(self, stand: Stand) -> None:
+        pending = delegation_row()
+        assert not await stand.store.change_taken(pending, was=pending.sealed)
+        await stand.store.put_delegation(pending)
+        assert await stand.store.get_taken(pending.key) is None
+        assert not await stand.store.change_taken(replace(pending, sealed=b"held"), was=pending.sealed)
+        assert not await stand.store.end_taken(pending, outcome=outcome_row())
+        assert await stand.store.get_delegation(pending.key) == pending
+
+    async def test_one_of_many_changes_a_taken_delegation(self, stand: Stand) -> None:
+        held = await hold(stand)
+        doors = (stand.store, stand.peer) * 20
+        won = await asyncio.gather(
+            *(
+                door.change_taken(replace(held, sealed=f"try {number}".encode()), was=held.sealed)
+                for number, door in enumerate(doors)
+            )
+        )
+        assert won.count(True) == 1
+        left = await stand.store.get_taken(held.key)
+        assert left is not None
+        assert left.sealed == f"try {won.index(True)}".encode()
+
+    async def test_a_taken_delegation_is_ended_with_its_outcome(self, stand: Stand) -> None:
+        held = await hold(stand)
+        done = outcome_row(sealed=b"failed")
+        assert await stand.peer.end_taken(held, outcome=done)
+        assert not await stand.store.end_taken(held, outcome=done)
+        assert await stand.store.get_taken(held.key) is None
+        assert await stand.store.get_outcome(done.key) == done
+
+    async def test_a_grant_takes_its_revocations_back(self, stand: Stand) -> None:
+        waiting = (revocation_row(1), revocation_row(2), revocation_row(3))
+        held, row = await hold(stand, *waiting), grant_row()
+        ids = (waiting[0].id, waiting[1].id)
+        done = outcome_row(sealed=b"done")
+        stale = Completion(held.key, done, b"as it was once", ids)
+        assert not await stand.store.put_grant(row, replaces=None, completes=stale)
+        assert len(await stand.store.due_revocations(NOW, limit=10)) == 3
+        completes = replace(stale, was=held.sealed)
+        assert not await stand.store.put_grant(row, replaces="v0", completes=completes)
+        assert await stand.store.get_taken(held.key) == held
+        assert await stand.store.put_grant(row, replaces=None, completes=completes)
+        assert await stand.peer.due_revocations(NOW, limit=10) == [waiting[2]]
+        assert await stand.peer.get_taken(held.key) is None
+        assert await stand.peer.get_outcome(done.key) == done
+        assert not await stand.store.put_grant(grant_row(2), replaces=None, completes=completes)
+
+    @pytest.mark.parametrize("gone", [False, True])
+    async def test_a_revocation_that_was_begun_is_not_taken_back(self, stand: Stand, gone: bool) -> None:
+        held, row = await hold(stand, revocation_row(1), revocation_row(2)), grant_row()
+        assert await stand.peer.postpone_revocation("revocation-2", tries=1, due_at=NOW)
+        if gone:
+            await stand.peer.drop_revocation("revocation-2")
+        completes = Completion(held.key, outcome_row(), held.sealed, ("revocation-1", "revocation-2"))
+        assert not await stand.store.put_grant(row, replaces=None, completes=completes)
+        assert await stand.store.get_grant(row.key) is None
+        assert await stand.store.get_taken(held.key) == held
+        assert len(await stand.store.due_revocations(NOW, limit=10)) == 2 - gone
+
+    async def test_a_held_delegation_goes_with_its_context_or_by_its_new_time_and_its_revocations_stay(
+        self, stand: Stand
+    ) -> None:
+        held = await hold(stand, revocation_row())
+        await stand.store.purge_delegations(NOW + 899.0)
+        assert await stand.store.get_taken(held.key) == held
+        await stand.peer.purge_delegations(NOW + 901.0)
+        assert await stand.store.get_taken(held.key) is None
+        await stand.store.purge_delegations(NOW + 4501.0)
+        held = await hold(stand, revocation_row(2))
+        await stand.peer.forget_context(held.context_key, version=None)
+        assert await stand.store.get_taken(held.key) is None
+        assert len(await stand.store.due_revocations(NOW, limit=10)) == 2
 
 
 class ForgettingConformance:
@@ -565,7 +681,7 @@ class DelegationConformance:
         assert await stand.store.get_delegation(delegation_row(1).key) is None
         assert await stand.store.get_outcome(outcome_row(4).key) is None
         assert await stand.store.get_outcome(outcome_row(3).key) is not None
-        assert not await stand.store.is_taken(delegation_row(2).key)
+        assert not await stand.store.get_taken(delegation_row(2).key)
         assert await stand.store.get_delegation(other.key) == other
         assert await stand.store.void_delegations(brand="acme") == 0
 
@@ -743,7 +859,7 @@ class ResealingConformance:
         attempt = replace(grant.attempt, leased=True, unanswered=1)
         anew = replace(grant, sealed=b"anew " + grant.sealed, attempt=attempt)
         assert await stand.peer.get_grant(grant.key) == anew
-        assert await stand.peer.is_taken(delegation.key)
+        assert await stand.peer.get_taken(delegation.key)
         assert await stand.peer.give_back_delegation(delegation.key)
         assert await stand.peer.get_delegation(delegation.key) == replace(
             delegation, sealed=b"anew " + delegation.sealed
@@ -773,6 +889,7 @@ class StoreConformance(
     LeaseConformance,
     DelegationConformance,
     OutcomeConformance,
+    TakenConformance,
     RevocationConformance,
     KeyConformance,
     ResealingConformance,

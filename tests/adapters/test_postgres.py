@@ -29,6 +29,7 @@ from tokenvault_sidecar.adapters.postgres_connections import Connections, Postgr
 from tokenvault_sidecar.adapters.postgres_schema import MIGRATIONS
 from tokenvault_sidecar.adapters.stores import StoreOpenError
 from tokenvault_sidecar.core.errors import StoreUnavailable
+from tokenvault_sidecar.core.ports import Completion
 from tokenvault_sidecar.devkit import DevelopmentCA
 
 T = TypeVar("T")
@@ -190,7 +191,19 @@ LOST: dict[str, tuple[list[Change], bytes, Change]] = {
     "a grant completes a delegation": (
         [put_taken],
         b"COMMIT",
-        lambda s: s.put_grant(GRANT, replaces=None, completes=PENDING.key, outcome=outcome_row()),
+        lambda s: s.put_grant(GRANT, replaces=None, completes=Completion(PENDING.key, outcome_row())),
+    ),
+    "a taken delegation is changed": (
+        [put_taken],
+        b"COMMIT",
+        lambda s: s.change_taken(
+            replace(PENDING, sealed=b"held"), was=PENDING.sealed, revocations=[revocation_row()]
+        ),
+    ),
+    "a taken delegation is ended": (
+        [put_taken],
+        b"COMMIT",
+        lambda s: s.end_taken(PENDING, outcome=outcome_row(sealed=b"ended")),
     ),
     "a grant is touched": (
         [lambda s: s.put_grant(GRANT, replaces=None)],

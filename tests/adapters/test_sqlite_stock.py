@@ -61,7 +61,7 @@ async def test_what_there_is(store: SqliteStore, tmp_path: Path) -> None:
 async def test_no_grant_is_read(store: SqliteStore, tmp_path: Path) -> None:
     with closing(pysqlite3.connect(tmp_path / "vault.db")) as connection:
         for statement in (sql.STOCK_GRANTS, sql.STOCK_REVOCATIONS):
-            (step,) = connection.execute(f"EXPLAIN QUERY PLAN {statement}").fetchall()
+            (step,) = connection.execute(f"EXPLAIN QUERY PLAN {statement}", {"now": 0.0}).fetchall()
             assert "USING COVERING INDEX" in step[-1]
         values = {"brand": "acme", "now": NOW}
         (step,) = connection.execute(f"EXPLAIN QUERY PLAN {sql.STOCK_NEXT_DUE}", values).fetchall()

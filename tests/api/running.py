@@ -115,6 +115,7 @@ class Running:
     pki: Pki
     tokens: FakeTokens
     delegations: FakeDelegations
+    consent: FakeConsent
     addresses: tuple[str, ...] = ()
 
     @asynccontextmanager
@@ -164,8 +165,9 @@ async def serving(
     longest: float = 60.0,
 ) -> AsyncIterator[Running]:
     """A server for these callers; `handlers` are those of further services, by service and method."""
-    running = Running(pki, FakeTokens(), FakeDelegations())
-    servicer = Servicer(running.delegations, running.tokens, FakeConsent(running.delegations))
+    delegations = FakeDelegations()
+    running = Running(pki, FakeTokens(), delegations, FakeConsent(delegations))
+    servicer = Servicer(running.delegations, running.tokens, running.consent)
     server, running.addresses = build_server(
         servicer,
         Guard(admission or Admission(Policy(callers)), record=record, longest=longest),
@@ -193,6 +195,7 @@ class Refusal:
     domain: str | None = None
     retry_after: float | None = None
     violations: tuple[tuple[str, str], ...] = ()
+    metadata: Mapping[str, str] = field(default_factory=dict)
 
 
 def refusal(error: grpc.aio.AioRpcError) -> Refusal:
@@ -206,6 +209,7 @@ def refusal(error: grpc.aio.AioRpcError) -> Refusal:
                 continue
             if kind is error_details_pb2.ErrorInfo:
                 found |= {"reason": message.reason, "domain": message.domain}
+                found["metadata"] = dict(message.metadata)
             elif kind is error_details_pb2.RetryInfo:
                 found["retry_after"] = message.retry_delay.ToMilliseconds() / 1000
             else:

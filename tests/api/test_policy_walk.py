@@ -11,7 +11,7 @@ from grpc_reflection.v1alpha.reflection_pb2 import ServerReflectionRequest
 from grpc_reflection.v1alpha.reflection_pb2_grpc import ServerReflectionStub
 
 from tests.api.running import DEADLINE, Running, consumer, conversation, refusal
-from tests.fakes.usecases import issued
+from tests.fakes.usecases import CODE, issued
 from tokenvault.v1 import token_vault_pb2 as pb
 from tokenvault_sidecar.core.challenges import DelegationRequest
 from tokenvault_sidecar.core.model import Context, ContextKind
@@ -31,6 +31,7 @@ CONVERSATIONS: Final = (DENIED, ALLOWED)
 EXPECTED: Final = {
     "StartDelegation": {"bot": BOTH, "orders": NEITHER, "kiosk": CONVERSATIONS, "stranger": NOBODY},
     "CompleteDelegation": {"bot": BOTH, "orders": NEITHER, "kiosk": CONVERSATIONS, "stranger": NOBODY},
+    "ConfirmDelegation": {"bot": BOTH, "orders": NEITHER, "kiosk": CONVERSATIONS, "stranger": NOBODY},
     "WatchDelegation": {"bot": BOTH, "orders": NEITHER, "kiosk": CONVERSATIONS, "stranger": NOBODY},
     "GetToken": {"bot": BOTH, "orders": CONSUMERS, "kiosk": CONVERSATIONS, "stranger": NOBODY},
     "Invalidate": {"bot": BOTH, "orders": NEITHER, "kiosk": CONVERSATIONS, "stranger": NOBODY},
@@ -107,6 +108,8 @@ async def test_every_rpc_is_for_whom_the_table_says(
         request.MergeFrom(type(request)(brand_id="acme", context=context))
     elif "delegation_id" in request.DESCRIPTOR.fields_by_name:
         request.MergeFrom(type(request)(delegation_id="delegation-1"))
+        if "confirmation_code" in request.DESCRIPTOR.fields_by_name:
+            request.MergeFrom(type(request)(confirmation_code=CODE.reveal()))
     else:
         request.MergeFrom(type(request)(state="state-1", code="a code"))
 

@@ -8,13 +8,15 @@ from grpc_status import rpc_status
 
 from tests.api.running import Running, consumer, conversation, refusal
 from tests.api.test_status import concrete
-from tests.fakes.usecases import issued
+from tests.fakes.usecases import CODE, LINK_EXPIRES_AT, issued
 from tokenvault.v1 import token_vault_pb2 as pb
 from tokenvault_sidecar.api.status import CODES, DOMAIN
 from tokenvault_sidecar.core.challenges import DelegationRequest
 from tokenvault_sidecar.core.delegations import AuthorizationResponse
 from tokenvault_sidecar.core.errors import (
     AnswerLost,
+    ConfirmationCodeWrong,
+    ConfirmationRequired,
     ConsentRequired,
     GrantNotFound,
     InvalidRequest,
@@ -24,7 +26,7 @@ from tokenvault_sidecar.core.errors import (
     StoreUnavailable,
     VaultError,
 )
-from tokenvault_sidecar.core.model import Context, ContextKind, Secret
+from tokenvault_sidecar.core.model import Confirmation, Context, ContextKind, Secret
 from tokenvault_sidecar.core.tokens import TokenRequest
 
 ALICE = Context(ContextKind.CONSUMER, "alice")
@@ -109,6 +111,46 @@ async def test_a_conversations_delegation_has_no_subject_and_no_session(running:
     assert not answer.HasField("session_expire_time")
 
 
+async def test_a_code_is_confirmed(running: Running) -> None:
+    start = pb.StartDelegationRequest(brand_id="acme", context=conversation())
+    await running.call(running.pki.bot, "StartDelegation", start)
+    wrong = pb.ConfirmDelegationRequest(delegation_id="delegation-1", confirmation_code="0000 0000")
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await running.call(running.pki.bot, "ConfirmDelegation", wrong)
+    told = refusal(caught.value)
+    assert (told.reason, told.metadata) == ("CONFIRMATION_CODE_WRONG", {"tries_left": "3"})
+    right = pb.ConfirmDelegationRequest(delegation_id="delegation-1", confirmation_code=" 0123-4567")
+    answer = await running.call(running.pki.bot, "ConfirmDelegation", right)
+    assert answer.delegated.brand_id == "acme"
+    assert answer.delegated.context == conversation()
+    assert not answer.delegated.HasField("confirmation")
+
+
+async def test_the_code_goes_to_who_completes_it(running: Running) -> None:
+    start = pb.StartDelegationRequest(brand_id="acme", context=conversation())
+    await running.call(running.pki.bot, "StartDelegation", start)
+    running.delegations.confirmation = Confirmation(CODE, LINK_EXPIRES_AT)
+    complete = pb.CompleteDelegationRequest(state="state-1", code="a code")
+    answer = await running.call(running.pki.bot, "CompleteDelegation", complete)
+    assert answer.confirmation.code == CODE.reveal()
+    assert answer.confirmation.expire_time.seconds == int(LINK_EXPIRES_AT)
+
+
+async def test_a_token_that_waits_for_a_code_is_asked_for_by_it(running: Running) -> None:
+    running.consent.fails = ConfirmationRequired(
+        "ask for it", delegation_id="delegation-7", expires_at=LINK_EXPIRES_AT
+    )
+    wanted = pb.GetTokenRequest(brand_id="acme", context=consumer(), challenge=pb.ChallengeOptions())
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await running.call(running.pki.bot, "GetToken", wanted)
+    assert refusal(caught.value).reason == "CONFIRMATION_REQUIRED"
+    status = rpc_status.from_call(caught.value)
+    detail = pb.ConsentChallenge()
+    assert any(packed.Unpack(detail) for packed in status.details)
+    assert (detail.delegation_id, detail.authorization_url) == ("delegation-7", "")
+    assert detail.expire_time.seconds == int(LINK_EXPIRES_AT)
+
+
 async def test_forgetting_is_idempotent(running: Running) -> None:
     running.tokens.kept["acme", CHAT] = issued()
     request = pb.InvalidateRequest(brand_id="acme", context=conversation())
@@ -120,12 +162,13 @@ async def test_forgetting_is_idempotent(running: Running) -> None:
 
 def raised() -> list[VaultError]:
     """One error of every class that says a reason."""
-    return [
-        InvalidRequest("brand_id", "brand 'acme' is not configured")
-        if error is InvalidRequest
-        else error("what happened")
-        for error in concrete()
+    particular: list[VaultError] = [
+        InvalidRequest("brand_id", "brand 'acme' is not configured"),
+        ConfirmationRequired("ask for it", delegation_id="delegation-1", expires_at=LINK_EXPIRES_AT),
+        ConfirmationCodeWrong("another one", tries_left=3),
     ]
+    known = {type(error): error for error in particular}
+    return [known.get(error) or error("what happened") for error in concrete()]
 
 
 @pytest.mark.parametrize("error", raised(), ids=lambda error: type(error).__name__)

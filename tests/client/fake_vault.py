@@ -62,6 +62,11 @@ class FakeVault(TokenVaultServicer):
     ) -> pb.CompleteDelegationResponse:
         return self._answer(request, context)  # type: ignore[no-any-return]  # what the test says
 
+    def ConfirmDelegation(
+        self, request: pb.ConfirmDelegationRequest, context: grpc.ServicerContext
+    ) -> pb.ConfirmDelegationResponse:
+        return self._answer(request, context)  # type: ignore[no-any-return]  # what the test says
+
     def WatchDelegation(
         self, request: pb.WatchDelegationRequest, context: grpc.ServicerContext
     ) -> Iterator[pb.WatchDelegationResponse]:

@@ -6,6 +6,7 @@ from typing import Any
 import grpc
 import pytest
 from google.protobuf.any_pb2 import Any as Packed
+from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 from google.rpc import error_details_pb2, status_pb2  # type: ignore[import-untyped]  # typed, but unmarked
 
@@ -17,6 +18,9 @@ from tokenvault import (
     AuthorizationDenied,
     Challenge,
     ChallengeOptions,
+    Confirmation,
+    ConfirmationCodeWrong,
+    ConfirmationRequired,
     ConsentRequired,
     DeadlineExceeded,
     DelegationExpired,
@@ -106,6 +110,77 @@ async def test_what_it_came_to(
         await vault.watch_delegation("d-1")
     assert type(caught.value) is error
     assert caught.value.reason == reason
+
+
+async def test_a_code_that_is_asked_for_and_brought(address: str, files: Files, fake: FakeVault) -> None:
+    """The stream goes on; whoever watches is told at once all the same."""
+    waits = pb.WatchDelegationResponse(status=pb.DELEGATION_STATUS_AWAITING_CONFIRMATION)
+    waits.expire_time.FromSeconds(2_000_000_000)
+    done = pb.ConfirmDelegationResponse(delegated=COMPLETED.delegated)
+    fake.answers.extend([STARTED, [PENDING, waits, COMPLETED], code_wrong(2), done])
+    async with AsyncTokenVaultClient(address, **files.parameters()) as vault:
+        challenge = await vault.challenge("acme", conversation="c-42")
+        with pytest.raises(ConfirmationRequired) as required:
+            await challenge.outcome()
+        assert required.value.delegation_id == "d-1"
+        assert required.value.expire_time == datetime.fromtimestamp(2_000_000_000, UTC)
+        assert required.value.reason == "CONFIRMATION_REQUIRED"
+        with pytest.raises(ConfirmationCodeWrong) as wrong:
+            await challenge.confirm("1234 5678")
+        assert wrong.value.tries_left == 2
+        assert (await challenge.confirm("8765-4321")).granted_scopes == ("orders",)
+    assert fake.requests[-1] == pb.ConfirmDelegationRequest(
+        delegation_id="d-1", confirmation_code="8765-4321"
+    )
+
+
+def test_a_code_in_the_synchronous_client(address: str, files: Files, fake: FakeVault) -> None:
+    waits = pb.WatchDelegationResponse(status=pb.DELEGATION_STATUS_AWAITING_CONFIRMATION)
+    done = pb.ConfirmDelegationResponse(delegated=COMPLETED.delegated)
+    fake.answers.extend([STARTED, [waits, COMPLETED], code_wrong(0), done])
+    with TokenVaultClient(address, **files.parameters()) as vault:
+        challenge = vault.challenge("acme", conversation="c-42")
+        with pytest.raises(ConfirmationRequired):
+            challenge.outcome()
+        with pytest.raises(ConfirmationCodeWrong) as wrong:
+            challenge.confirm("12345678")
+        assert wrong.value.tries_left == 0
+        assert challenge.confirm("87654321").brand == "acme"
+
+
+async def test_a_code_for_the_page_comes_with_the_completion(
+    vault: AsyncTokenVaultClient, fake: FakeVault
+) -> None:
+    answer = pb.CompleteDelegationResponse(brand_id="acme")
+    answer.confirmation.code = "01234567"
+    answer.confirmation.expire_time.FromSeconds(2_000_000_000)
+    fake.answers.append(answer)
+    delegated = await vault.complete_delegation(state="s", code="c")
+    assert delegated.confirmation == Confirmation("01234567", datetime.fromtimestamp(2_000_000_000, UTC))
+
+
+async def test_a_token_that_waits_for_a_code_says_of_which_delegation(
+    vault: AsyncTokenVaultClient, fake: FakeVault
+) -> None:
+    detail = pb.ConsentChallenge(delegation_id="d-1")
+    detail.expire_time.FromSeconds(2_000_000_000)
+    fake.answers.append(refusal("CONFIRMATION_REQUIRED", detail))
+    with pytest.raises(ConfirmationRequired) as caught:
+        await vault.get_token("acme", conversation="c-42", challenge=True)
+    assert caught.value.delegation_id == "d-1"
+    assert caught.value.expire_time == datetime.fromtimestamp(2_000_000_000, UTC)
+
+
+def code_wrong(tries_left: int) -> status_pb2.Status:
+    return refusal("CONFIRMATION_CODE_WRONG", tries_left=str(tries_left))
+
+
+def refusal(reason: str, *details: Message, **metadata: str) -> status_pb2.Status:
+    status = status_pb2.Status(code=grpc.StatusCode.FAILED_PRECONDITION.value[0], message="not like this")
+    info = error_details_pb2.ErrorInfo(reason=reason, domain="tokenvault.v1", metadata=metadata)
+    for detail in (info, *details):
+        status.details.add().Pack(detail)
+    return status
 
 
 async def test_a_watch_that_breaks_is_taken_up_again(vault: AsyncTokenVaultClient, fake: FakeVault) -> None:

@@ -36,6 +36,8 @@ CLASSES: dict[str, tuple[type[TokenVaultError], bool]] = {
     "STORE_UNAVAILABLE": (tokenvault.StoreUnavailable, False),
     "INVALID_REQUEST": (tokenvault.InvalidRequest, False),
     "INTERNAL": (tokenvault.InternalError, False),
+    "CONFIRMATION_REQUIRED": (tokenvault.ConfirmationRequired, False),
+    "CONFIRMATION_CODE_WRONG": (tokenvault.ConfirmationCodeWrong, False),
 }
 
 REASONS = [

@@ -17,7 +17,7 @@ from tests.authserver.oidc import OidcProvider
 from tests.client.conftest import Files
 from tests.client.fake_vault import FakeVault
 from tests.client.test_connection import set_environment
-from tokenvault import AsyncTokenVaultClient, Challenge, Delegated, Token, TokenVaultClient
+from tokenvault import AsyncTokenVaultClient, Challenge, Confirmation, Delegated, Token, TokenVaultClient
 from tokenvault.v1 import token_vault_pb2 as pb
 
 README = Path(tokenvault.__file__).parents[1] / "README.md"
@@ -69,6 +69,8 @@ def test_secrets_and_people_are_in_no_repr() -> None:
         Token("s3cret-access", "Bearer", NOW, ("orders",), "v1", "s3cret-id", degraded=False),
         Delegated("acme", "s3cret-consumer", None, ("orders",), "s3cret-subject", NOW, NOW),
         Delegated("acme", None, "s3cret-conversation", ("orders",), None, NOW, None),
+        Delegated("acme", None, None, (), None, NOW, None, Confirmation("s3cret-code", NOW)),
+        Confirmation("s3cret-code", NOW),
     ]
     for answer in answers:
         assert "s3cret" not in f"{answer!r} {answer}"

@@ -11,6 +11,7 @@ from tokenvault import (
     AsyncTokenVaultClient,
     Challenge,
     ClientCredentials,
+    Confirmation,
     ConsentRequired,
     Delegated,
     FieldViolation,
@@ -31,7 +32,9 @@ def synchronous(query: Mapping[str, str]) -> None:
     ) as vault:
         assert_type(vault, TokenVaultClient)
         assert_type(vault.start_delegation("acme", consumer="alice", scopes=["orders"]), Challenge)
-        assert_type(vault.complete_delegation(query), Delegated)
+        completed = assert_type(vault.complete_delegation(query), Delegated)
+        assert_type(completed.confirmation, Confirmation | None)
+        assert_type(vault.confirm_delegation("d-1", "1234 5678", timeout=1.5), Delegated)
         assert_type(vault.complete_delegation(state="s", code="c", iss=None, timeout=1.5), Delegated)
         token = assert_type(vault.get_token("acme", conversation="c-42", scopes="orders profile"), Token)
         assert_type(token.authorization_header, str)
@@ -49,6 +52,7 @@ async def asynchronous(query: Mapping[str, str]) -> None:
         assert_type(vault, AsyncTokenVaultClient)
         assert_type(await vault.start_delegation("acme", consumer="alice"), Challenge)
         assert_type(await vault.complete_delegation(query), Delegated)
+        assert_type(await vault.confirm_delegation("d-1", "1234 5678"), Delegated)
         assert_type(await vault.get_token("acme", conversation="c-42", min_ttl=30), Token)
         assert_type(await vault.invalidate("acme", consumer="alice"), Revocation)
 

@@ -24,7 +24,7 @@ from tokenvault_sidecar.core.model import Context, ContextKind, DelegationStatus
 from tokenvault_sidecar.core.outcomes import FINISHING, KEPT
 from tokenvault_sidecar.core.ports import OutcomeRow
 
-PENDING, COMPLETED, DENIED, FAILED, EXPIRED = DelegationStatus
+PENDING, AWAITING, COMPLETED, DENIED, FAILED, EXPIRED = DelegationStatus
 
 
 @pytest.fixture
@@ -54,10 +54,10 @@ class Watching:
 
         self._task = asyncio.create_task(listen())
 
-    async def begun(self) -> "Watching":
+    async def begun(self, status: DelegationStatus = PENDING) -> "Watching":
         async with asyncio.timeout(10):
             await self._first.wait()
-        assert [outcome.status for outcome in self.told] == [PENDING]
+        assert [outcome.status for outcome in self.told] == [status]
         return self
 
     async def all(self) -> list[DelegationStatus]:

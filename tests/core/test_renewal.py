@@ -20,7 +20,7 @@ from tokenvault_sidecar.core.errors import (
     VaultError,
 )
 from tokenvault_sidecar.core.model import Context, ContextKind
-from tokenvault_sidecar.core.ports import Clock, GrantRow, OutcomeRow
+from tokenvault_sidecar.core.ports import Clock, Completion, GrantRow
 from tokenvault_sidecar.core.renewal import RenewalSettings
 
 
@@ -291,14 +291,11 @@ class BrokenStore(MemoryStore):
         *,
         replaces: str | None,
         owner: str | None = None,
-        completes: bytes | None = None,
-        outcome: OutcomeRow | None = None,
+        completes: Completion | None = None,
     ) -> bool:
         if self.broken:
             raise StoreUnavailable("the disk is full")
-        return await super().put_grant(
-            row, replaces=replaces, owner=owner, completes=completes, outcome=outcome
-        )
+        return await super().put_grant(row, replaces=replaces, owner=owner, completes=completes)
 
 
 async def test_a_late_answer_resurrects_nothing(world: World) -> None:

@@ -11,7 +11,11 @@ _FIRST, _PIECE = 8, 16
 
 
 class Canaries:
-    """Secrets by name. Every one of them is long and random, so that what is found is no accident."""
+    """Secrets by name. They are long and random, so that what is found is no accident.
+
+    Codes are short, for people: in what a run writes some ten thousand numbers
+    are as long, of which one is a code once in a thousand runs at most.
+    """
 
     def __init__(self) -> None:
         self._secrets: dict[bytes, str] = {}
@@ -22,10 +26,10 @@ class Canaries:
         self.know(name, canary)
         return canary
 
-    def know(self, name: str, secret: str | bytes) -> None:
-        """Search for this one, too."""
+    def know(self, name: str, secret: str | bytes, *, least: int = _PIECE) -> None:
+        """Search for this one, too; it has as many octets at `least`."""
         value = secret if isinstance(secret, bytes) else secret.encode()
-        assert len(value) >= _PIECE, f"{name} is too short to be told from an accident"
+        assert len(value) >= least, f"{name} is too short to be told from an accident"
         self._secrets.setdefault(value, name)
 
     def __len__(self) -> int:

@@ -130,6 +130,33 @@ async def _good_flows(play: Play, bot: Vault, name: str) -> None:
     play.secrets.know("state of a refusal", asked["state"])
 
 
+async def _codes(play: Play, bot: Vault, name: str) -> None:
+    """Codes for consumers: one is brought, one is guessed at until it is void, and one waits."""
+    play.script(name, issuing(play.server))
+    for guesses, brought in ((2, True), (5, False), (0, False)):
+        whose = Whose(conversation=play.secrets.plant("conversation id with a code"))
+        with pytest.raises(ConsentRequired) as error:
+            await bot.get_token(name, **whose, challenge=True)
+        challenge = error.value.challenge
+        assert challenge is not None
+        delegated = await bot.complete_delegation(consent(play.server, challenge, play.account))
+        play.heard.append(delegated)
+        assert delegated.confirmation is not None
+        code = delegated.confirmation.code
+        await play.refused(bot.get_token(name, **whose, challenge=True))
+        await play.refused(bot.watch_delegation(challenge.delegation_id))
+        for number in range(1, guesses + 1):
+            guess = f"{(int(code) + number) % 10**8:08}"
+            play.secrets.know("guessed code", guess, least=8)
+            await play.refused(bot.confirm_delegation(challenge.delegation_id, guess))
+        typed = play.secrets.plant("what was typed instead of a code")
+        await play.refused(bot.confirm_delegation(challenge.delegation_id, typed))
+        if brought:
+            play.heard.append(await bot.confirm_delegation(challenge.delegation_id, code))
+        play.secrets.know("confirmation code", code, least=8)
+        play.secrets.know("confirmation code", f"{code[:4]} {code[4:]}", least=9)
+
+
 async def _bad_answers(play: Play, bot: Vault, name: str) -> None:
     """Answers that repeat what the server was sent, and more."""
 
@@ -280,6 +307,8 @@ async def test_no_secret_anywhere(
         )
         server.on(f"/{name}/revoke", Reply())
     elsewhere = {"authorization_endpoint": None, "token_endpoint": None}
+    brands["guarded"] = scripted_brand(server, "guarded", confirmation_code=True)
+    server.on("/guarded/revoke", Reply())
     brands["lost"] = scripted_brand(server, "lost", issuer=f"{server.url}/lost", **elsewhere)
     config = make_vault(folder, brands, server={"log_level": "debug"})
     given = files(folder)
@@ -297,6 +326,7 @@ async def test_no_secret_anywhere(
             async with connect(sidecar) as bot:
                 for name in ("basic", "post", "key"):
                     await _good_flows(play, bot, name)
+                await _codes(play, bot, "guarded")
                 await _bad_answers(play, bot, "basic" if log_format == "json" else "post")
                 await _bad_requests(play, sidecar, bot, "key")
             _kek_and_what_it_wraps(play, folder)

@@ -9,6 +9,7 @@ from dataclasses import replace
 from tokenvault_sidecar.core.errors import StoreUnavailable
 from tokenvault_sidecar.core.ports import (
     Attempt,
+    Completion,
     Counts,
     DelegationRow,
     GrantRow,
@@ -43,18 +44,18 @@ class MemoryStore:
         *,
         replaces: str | None,
         owner: str | None = None,
-        completes: bytes | None = None,
-        outcome: OutcomeRow | None = None,
+        completes: Completion | None = None,
     ) -> bool:
         await self._turn()
         if self._version(row.key) != replaces or (owner is not None and not self._owns(row.key, owner)):
             return False
         if completes is not None:
-            if completes not in self.delegations or completes not in self.taken:
+            waiting = [self.revocations.get(row_id) for row_id in completes.revocations]
+            if not self._is_taken(completes.key, completes.was) or any(r is None or r.tries for r in waiting):
                 return False
-            del self.delegations[completes]
-            if outcome is not None and outcome.key in self.outcomes:
-                self.outcomes[outcome.key] = outcome
+            del self.delegations[completes.key]
+            self.revocations = {k: r for k, r in self.revocations.items() if k not in completes.revocations}
+            self._set_outcome(completes.outcome)
         self.grants[row.key] = replace(row, attempt=replace(row.attempt, leased=False))
         self._leases.pop(row.key, None)
         return True
@@ -145,7 +146,7 @@ class MemoryStore:
             ambiguous=sum(row.attempt.unanswered > 0 for row in self.grants.values()),
             due=sum(map(len, due)),
             delegations=len(self.delegations),
-            revocations=len(self.revocations),
+            revocations=sum(row.tries > 0 or row.due_at <= now for row in self.revocations.values()),
         )
 
     async def put_delegation(self, row: DelegationRow, outcome: OutcomeRow | None = None) -> None:
@@ -167,9 +168,34 @@ class MemoryStore:
         self.taken.add(key)
         return True
 
-    async def is_taken(self, key: bytes) -> bool:
+    async def get_taken(self, key: bytes) -> DelegationRow | None:
         await self._turn()
-        return key in self.delegations and key in self.taken
+        return self.delegations[key] if self._is_taken(key) else None
+
+    async def change_taken(
+        self,
+        row: DelegationRow,
+        *,
+        was: bytes,
+        outcome: OutcomeRow | None = None,
+        revocations: Sequence[RevocationRow] = (),
+    ) -> bool:
+        await self._turn()
+        if not self._is_taken(row.key, was):
+            return False
+        self._queue(revocations)
+        known = self.delegations[row.key]
+        self.delegations[row.key] = replace(known, sealed=row.sealed, expires_at=row.expires_at)
+        self._set_outcome(outcome)
+        return True
+
+    async def end_taken(self, row: DelegationRow, *, outcome: OutcomeRow) -> bool:
+        await self._turn()
+        if not self._is_taken(row.key, row.sealed):
+            return False
+        del self.delegations[row.key]
+        self._set_outcome(outcome)
+        return True
 
     async def give_back_delegation(self, key: bytes) -> bool:
         await self._turn()
@@ -197,10 +223,7 @@ class MemoryStore:
 
     async def set_outcome(self, row: OutcomeRow) -> bool:
         await self._turn()
-        if row.key not in self.outcomes:
-            return False
-        self.outcomes[row.key] = row
-        return True
+        return self._set_outcome(row)
 
     async def void_delegations(self, *, brand: str) -> int:
         await self._turn()
@@ -325,6 +348,16 @@ class MemoryStore:
             for row in self.revocations.values()
         ]
         return [record for record in records if record.sealed.startswith(head)]
+
+    def _is_taken(self, key: bytes, was: bytes | None = None) -> bool:
+        row = self.delegations.get(key)
+        return row is not None and key in self.taken and was in (None, row.sealed)
+
+    def _set_outcome(self, row: OutcomeRow | None) -> bool:
+        if row is None or row.key not in self.outcomes:
+            return False
+        self.outcomes[row.key] = row
+        return True
 
     def _resealed(self, key: bytes, was: bytes | None) -> bool:
         return was is not None and self.grants[key].sealed != was

@@ -4,13 +4,15 @@ import asyncio
 from collections.abc import AsyncGenerator, Callable
 
 from tokenvault_sidecar.core.challenges import DelegationRequest
+from tokenvault_sidecar.core.confirmation import Confirmations
 from tokenvault_sidecar.core.consent import Consent
 from tokenvault_sidecar.core.delegations import AuthorizationResponse, Challenge, Delegations
-from tokenvault_sidecar.core.errors import GrantNotFound, StateNotFound
-from tokenvault_sidecar.core.model import Context, ContextKind, Delegated, Outcome, Secret
+from tokenvault_sidecar.core.errors import ConfirmationCodeWrong, GrantNotFound, StateNotFound
+from tokenvault_sidecar.core.model import Confirmation, Context, ContextKind, Delegated, Outcome, Secret
 from tokenvault_sidecar.core.outcomes import Outcomes
 from tokenvault_sidecar.core.tokens import IssuedToken, Revocation, TokenRequest, Tokens
 
+CODE = Secret("01234567")
 LINK_EXPIRES_AT = 2_000_000_000.25
 TOKEN_EXPIRES_AT = 2_000_000_100.5
 SESSION_ENDS_AT = 2_000_000_200.75
@@ -77,7 +79,9 @@ class FakeDelegations(Delegations):
         self.started: list[DelegationRequest] = []
         self.completed: list[AuthorizationResponse] = []
         self.fails: Exception | None = None
+        self.confirmation: Confirmation | None = None
         self.outcomes = FakeOutcomes(self)
+        self.confirmations = FakeConfirmations(self)
 
     async def start(self, request: DelegationRequest, *, wish: bytes | None = None) -> Challenge:
         if self.fails is not None:
@@ -111,17 +115,41 @@ class FakeDelegations(Delegations):
             subject="somebody" if consumer else None,
             access_token_expires_at=TOKEN_EXPIRES_AT,
             session_ends_at=SESSION_ENDS_AT if consumer else None,
+            confirmation=self.confirmation,
         )
 
 
 class FakeConsent(Consent):
-    """Starts a new one each time."""
+    """Starts a new one each time. `fails`: raised instead."""
+
+    def __init__(self, delegations: FakeDelegations) -> None:
+        self._delegations = delegations
+        self.fails: Exception | None = None
+
+    async def challenge(self, request: DelegationRequest) -> Challenge:
+        if self.fails is not None:
+            raise self.fails
+        return await self._delegations.start(request)
+
+
+class FakeConfirmations(Confirmations):
+    """Takes 01234567 for what is pending as "delegation-1" and so on."""
 
     def __init__(self, delegations: FakeDelegations) -> None:
         self._delegations = delegations
 
-    async def challenge(self, request: DelegationRequest) -> Challenge:
-        return await self._delegations.start(request)
+    async def confirm(
+        self, delegation_id: str, code: Secret, *, caller: str, permit: Callable[[str, Context], None]
+    ) -> Delegated:
+        state = delegation_id.replace("delegation", "state")
+        started = self._delegations.pending.get(state)
+        if started is None or started.caller != caller:
+            raise StateNotFound("the delegation is unknown")
+        permit(started.brand, started.context)
+        if code != CODE:
+            raise ConfirmationCodeWrong("it is another", tries_left=3)
+        response = AuthorizationResponse(Secret(state), Secret("a code"))
+        return await self._delegations.complete(response, caller=caller, permit=permit)
 
 
 class FakeOutcomes(Outcomes):

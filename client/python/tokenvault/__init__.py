@@ -17,6 +17,8 @@ from tokenvault.errors import (
     AuthorizationServerUnavailable,
     BearerInvalid,
     CodeRejected,
+    ConfirmationCodeWrong,
+    ConfirmationRequired,
     ConsentRequired,
     CredentialsRefused,
     CredentialsUnavailable,
@@ -42,7 +44,7 @@ from tokenvault.errors import (
     UnknownCaller,
     VaultUnreachable,
 )
-from tokenvault.models import Challenge, ChallengeOptions, Delegated, Revocation, Token
+from tokenvault.models import Challenge, ChallengeOptions, Confirmation, Delegated, Revocation, Token
 from tokenvault.source import AsyncTokenSource, TokenSource
 
 __all__ = [
@@ -57,6 +59,7 @@ __all__ = [
     "PendingChallenge",
     "AsyncPendingChallenge",
     "Delegated",
+    "Confirmation",
     "Token",
     "Revocation",
     # errors
@@ -65,6 +68,8 @@ __all__ = [
     "GrantNotFound",
     "GrantExpired",
     "SessionEnded",
+    "ConfirmationRequired",
+    "ConfirmationCodeWrong",
     "ScopeNotGranted",
     "DelegationFailed",
     "DelegationExpired",

@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from typing import Generic, TypeVar
 
 from google.protobuf.duration_pb2 import Duration
@@ -11,8 +12,8 @@ from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from tokenvault import errors
-from tokenvault._status import failure
-from tokenvault.models import Challenge, ChallengeOptions, Delegated, Revocation, Token
+from tokenvault._status import confirmation_required, failure
+from tokenvault.models import Challenge, ChallengeOptions, Confirmation, Delegated, Revocation, Token
 from tokenvault.v1 import error_reason_pb2 as reasons
 from tokenvault.v1 import token_vault_pb2 as pb
 
@@ -90,7 +91,20 @@ def watch_delegation(
     delegation_id: str,
 ) -> Call[pb.WatchDelegationRequest, pb.WatchDelegationResponse, Delegated]:
     # The consumer's time, not the network's: the sidecar ends it when the link does.
-    return Call(pb.WatchDelegationRequest(delegation_id=delegation_id), _outcome, timeout=86400.0)
+    request = pb.WatchDelegationRequest(delegation_id=delegation_id)
+    return Call(request, partial(_outcome, delegation_id), timeout=86400.0)
+
+
+def is_news(event: pb.WatchDelegationResponse) -> bool:
+    """Whether the caller has something to do now, though the stream goes on."""
+    return event.status == pb.DELEGATION_STATUS_AWAITING_CONFIRMATION
+
+
+def confirm_delegation(
+    delegation_id: str, code: str
+) -> Call[pb.ConfirmDelegationRequest, pb.ConfirmDelegationResponse, Delegated]:
+    request = pb.ConfirmDelegationRequest(delegation_id=delegation_id, confirmation_code=code)
+    return Call(request, lambda response: _delegated(response.delegated), timeout=10.0)
 
 
 def resume_after(error: errors.Unavailable, deadline: Deadline) -> float:
@@ -164,15 +178,22 @@ def _delegated(response: pb.CompleteDelegationResponse) -> Delegated:
         subject=response.subject or None,
         access_token_expire_time=_optional_time(response, "access_token_expire_time"),
         session_expire_time=_optional_time(response, "session_expire_time"),
+        confirmation=Confirmation(response.confirmation.code, _time(response.confirmation.expire_time))
+        if response.HasField("confirmation")
+        else None,
     )
 
 
-def _outcome(response: pb.WatchDelegationResponse) -> Delegated:
-    """What was delegated. Raises DelegationFailed, and Unavailable for a stream without an end."""
+def _outcome(delegation_id: str, response: pb.WatchDelegationResponse) -> Delegated:
+    """What was delegated. Raises what came of it instead, and Unavailable for a stream without an end."""
+    if is_news(response):
+        raise confirmation_required(delegation_id, _time(response.expire_time))
     if response.status == pb.DELEGATION_STATUS_COMPLETED:
         return _delegated(response.delegated)
     if response.status == pb.DELEGATION_STATUS_EXPIRED:
-        raise errors.DelegationExpired("the consumer did not come back in time: start a new delegation")
+        raise errors.DelegationExpired(
+            "the consumer did not come back, or bring the code, in time: start a new delegation"
+        )
     if response.status in (pb.DELEGATION_STATUS_DENIED, pb.DELEGATION_STATUS_FAILED):
         known = reasons.ErrorReason.DESCRIPTOR.values_by_number.get(response.reason)
         raise failure(known.name.removeprefix("ERROR_REASON_") if known else None)

@@ -1,7 +1,7 @@
 """From what gRPC raises to the exceptions of `tokenvault.errors`."""
 
 from collections.abc import Mapping
-from datetime import UTC
+from datetime import UTC, datetime
 from typing import TypeVar
 
 import grpc
@@ -35,6 +35,8 @@ _BY_REASON: Mapping[str, type[errors.TokenVaultError]] = {
     "STORE_UNAVAILABLE": errors.StoreUnavailable,
     "INVALID_REQUEST": errors.InvalidRequest,
     "INTERNAL": errors.InternalError,
+    "CONFIRMATION_REQUIRED": errors.ConfirmationRequired,
+    "CONFIRMATION_CODE_WRONG": errors.ConfirmationCodeWrong,
 }
 
 _BY_CODE: Mapping[grpc.StatusCode, type[errors.TokenVaultError]] = {
@@ -74,9 +76,12 @@ def error_from(error: grpc.RpcError, *, address: str, timeout: float) -> errors.
         ours.field_violations = tuple(
             errors.FieldViolation(v.field, v.description) for v in bad.field_violations
         )
-    if isinstance(ours, errors.ConsentRequired) and (told := _detail(status, pb.ConsentChallenge)):
+    if told := _detail(status, pb.ConsentChallenge):
         end = told.expire_time.ToDatetime(tzinfo=UTC)
-        ours.challenge = Challenge(told.delegation_id, told.authorization_url, end)
+        if isinstance(ours, errors.ConsentRequired):
+            ours.challenge = Challenge(told.delegation_id, told.authorization_url, end)
+        elif isinstance(ours, errors.ConfirmationRequired):
+            ours.delegation_id, ours.expire_time = told.delegation_id, end
     return ours
 
 
@@ -86,6 +91,16 @@ def failure(reason: str | None) -> errors.DelegationFailed:
     if not issubclass(kind, errors.DelegationFailed):
         kind = errors.DelegationFailed
     return kind(f"the delegation failed ({reason}): nothing was stored, start a new one", reason=reason)
+
+
+def confirmation_required(delegation_id: str, end: datetime) -> errors.ConfirmationRequired:
+    """That the consumer has to bring a code, as a watch tells it."""
+    error = errors.ConfirmationRequired(
+        "the consumer has logged in: ask for the confirmation code they were shown",
+        reason="CONFIRMATION_REQUIRED",
+    )
+    error.delegation_id, error.expire_time = delegation_id, end
+    return error
 
 
 def _status(error: grpc.RpcError) -> status_pb2.Status:

@@ -103,6 +103,17 @@ class AsyncTokenVaultClient:
         )
         return await self._make(self._stub.CompleteDelegation, call, timeout)
 
+    async def confirm_delegation(
+        self,
+        delegation_id: str,
+        code: str,
+        *,
+        timeout: float | None = None,
+    ) -> Delegated:
+        """Unlock a delegation: as `TokenVaultClient.confirm_delegation`."""
+        call = _calls.confirm_delegation(delegation_id, code)
+        return await self._make(self._stub.ConfirmDelegation, call, timeout)
+
     async def watch_delegation(self, delegation_id: str, *, timeout: float | None = None) -> Delegated:
         """What becomes of a delegation: as `TokenVaultClient.watch_delegation`."""
         call = _calls.watch_delegation(delegation_id)
@@ -217,8 +228,12 @@ class AsyncTokenVaultClient:
         self, request: pb.WatchDelegationRequest, *, timeout: float, metadata: tuple[tuple[str, str], ...]
     ) -> pb.WatchDelegationResponse:
         last = pb.WatchDelegationResponse()
-        async for event in self._stub.WatchDelegation(request, timeout=timeout, metadata=metadata):
+        events = self._stub.WatchDelegation(request, timeout=timeout, metadata=metadata)
+        async for event in events:
             last = event
+            if _calls.is_news(event):
+                break
+        events.cancel()
         return last
 
     @property
@@ -282,3 +297,7 @@ class PendingChallenge:
     async def outcome(self, *, timeout: float | None = None) -> Delegated:
         """Wait for it: as `watch_delegation`."""
         return await self._vault.watch_delegation(self.delegation_id, timeout=timeout)
+
+    async def confirm(self, code: str, *, timeout: float | None = None) -> Delegated:
+        """Unlock it: as `confirm_delegation`."""
+        return await self._vault.confirm_delegation(self.delegation_id, code, timeout=timeout)

@@ -24,8 +24,8 @@ class TokenVaultClient:
 
     Connects by itself at the first call, and again whenever it must. Use it
     as a context manager, or `close()` it. Every call has a deadline and
-    raises a TokenVaultError. By itself only `get_token` and `invalidate` are
-    repeated, where there is no connection, and one whose bearer token was
+    raises a TokenVaultError. By itself only `confirm_delegation`, `get_token`
+    and `invalidate` are repeated, where there is no connection, and one whose bearer token was
     refused.
     """
 
@@ -125,7 +125,8 @@ class TokenVaultClient:
 
         Give the query parameters as they are, decoded, as one mapping (others
         than those below are passed over) or by keyword, not both. A state
-        works once: never repeat this call. `timeout` in seconds.
+        works once: never repeat this call. Where the answer has a
+        `confirmation`, the grant is locked. `timeout` in seconds.
 
         Raises DelegationFailed where nothing came of it: AuthorizationDenied
         where the consumer declined.
@@ -135,11 +136,30 @@ class TokenVaultClient:
         )
         return self._make(self._stub.CompleteDelegation, call, timeout)
 
+    def confirm_delegation(
+        self,
+        delegation_id: str,
+        code: str,
+        *,
+        timeout: float | None = None,
+    ) -> Delegated:
+        """Unlock a delegation with the code that its consumer was shown, as they typed it. Safe to repeat.
+
+        Raises ConfirmationCodeWrong where it is another, with how many more
+        may be tried; InvalidRequest where it is not of eight digits, which
+        costs no try; StateNotFound where the delegation waits for no code
+        (any more). `timeout` in seconds.
+        """
+        call = _calls.confirm_delegation(delegation_id, code)
+        return self._make(self._stub.ConfirmDelegation, call, timeout)
+
     def watch_delegation(self, delegation_id: str, *, timeout: float | None = None) -> Delegated:
         """What becomes of a delegation: waits until the consumer has come back, whoever completed it.
 
         Raises DelegationFailed: AuthorizationDenied where the consumer
-        declined, DelegationExpired where they did not come back in time.
+        declined, DelegationExpired where they did not come back in time. Raises
+        ConfirmationRequired as soon as they have logged in and were shown a
+        code: ask for it, and call `confirm_delegation`.
         `timeout` in seconds, of this alone; None: as long as the link works.
         A connection that breaks meanwhile is made anew.
         """
@@ -170,8 +190,10 @@ class TokenVaultClient:
             say(f"Please log in: {challenge.authorization_url}")
             challenge.outcome()
 
-        The arguments are `start_delegation`'s. The redirect must reach the
-        sidecar's callback listener, or come to `complete_delegation`.
+        Where the brand has its consumers confirm, `outcome` raises
+        ConfirmationRequired, and `confirm` takes what they type. The arguments
+        are `start_delegation`'s. The redirect must reach the sidecar's callback
+        listener, or come to `complete_delegation`.
         """
         started = self.start_delegation(
             brand,
@@ -210,7 +232,9 @@ class TokenVaultClient:
         meanwhile, is then the error's `challenge`. `timeout` in seconds.
 
         Raises ConsentRequired where the consumer must be challenged (again);
-        with `challenge`, where there can be no link, as `start_delegation`.
+        with `challenge`, where there can be no link, as `start_delegation`,
+        and ConfirmationRequired where they have followed it and were shown a
+        code.
         """
         call = _calls.get_token(
             brand,
@@ -285,8 +309,12 @@ class TokenVaultClient:
         self, request: pb.WatchDelegationRequest, *, timeout: float, metadata: tuple[tuple[str, str], ...]
     ) -> pb.WatchDelegationResponse:
         last = pb.WatchDelegationResponse()
-        for event in self._stub.WatchDelegation(request, timeout=timeout, metadata=metadata):
+        events = self._stub.WatchDelegation(request, timeout=timeout, metadata=metadata)
+        for event in events:
             last = event
+            if _calls.is_news(event):
+                break
+        events.cancel()
         return last
 
     @property
@@ -350,3 +378,7 @@ class PendingChallenge:
     def outcome(self, *, timeout: float | None = None) -> Delegated:
         """Wait for it: as `watch_delegation`."""
         return self._vault.watch_delegation(self.delegation_id, timeout=timeout)
+
+    def confirm(self, code: str, *, timeout: float | None = None) -> Delegated:
+        """Unlock it: as `confirm_delegation`."""
+        return self._vault.confirm_delegation(self.delegation_id, code, timeout=timeout)

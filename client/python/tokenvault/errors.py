@@ -5,6 +5,8 @@ TokenVaultError
 │   ├── GrantNotFound                    never delegated, invalidated, or purged
 │   ├── GrantExpired                     the access token is over and cannot be renewed
 │   └── SessionEnded                     the consumer's session is over
+├── ConfirmationRequired                 ask the consumer for the code they were shown
+├── ConfirmationCodeWrong                see tries_left
 ├── ScopeNotGranted                      more was asked for than was granted
 ├── DelegationFailed                     nothing was stored; start a new delegation
 │   ├── DelegationExpired                the consumer did not come back in time
@@ -33,6 +35,7 @@ TokenVaultError
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
 
 import grpc
 
@@ -93,6 +96,26 @@ class SessionEnded(ConsentRequired):
     """SESSION_ENDED: the consumer's session is over."""
 
 
+class ConfirmationRequired(TokenVaultError):
+    """CONFIRMATION_REQUIRED: the consumer has logged in and was shown a confirmation code.
+
+    Ask for it in the conversation, and give it to `confirm_delegation` with
+    this `delegation_id`, until `expire_time`.
+    """
+
+    delegation_id: str = ""
+    expire_time: datetime | None = None
+
+
+class ConfirmationCodeWrong(TokenVaultError):
+    """CONFIRMATION_CODE_WRONG: not the code that the consumer was shown."""
+
+    @property
+    def tries_left(self) -> int:
+        """How many other codes may be tried. 0: the delegation is void, start a new one."""
+        return int(self.metadata.get("tries_left", "0"))
+
+
 class ScopeNotGranted(TokenVaultError):
     """SCOPE_NOT_GRANTED: more scopes were asked for than were granted."""
 
@@ -102,7 +125,7 @@ class DelegationFailed(TokenVaultError):
 
 
 class DelegationExpired(DelegationFailed):
-    """The consumer did not come back before the link's end."""
+    """The consumer did not come back before the link's end, or did not bring the code in time."""
 
 
 class StateNotFound(DelegationFailed):

@@ -28,6 +28,14 @@ class ChallengeOptions:
 
 
 @dataclass(frozen=True, slots=True)
+class Confirmation:
+    """A confirmation code: for the page on which the consumer's login ends, and for nothing else."""
+
+    code: str = field(repr=False)
+    expire_time: datetime
+
+
+@dataclass(frozen=True, slots=True)
 class Delegated:
     """What the consumer has delegated.
 
@@ -35,7 +43,9 @@ class Delegated:
     was started for. `subject` is who logged in, and `session_expire_time`
     when the session ends unless it is used before: consumers only.
     `access_token_expire_time` is None where the authorization server did not
-    say.
+    say. `confirmation` is there where `complete_delegation` has locked the
+    grant: show the consumer its code in the browser they logged in with; the
+    bot is told it by them, and brings it to `confirm_delegation`.
     """
 
     brand: str
@@ -45,6 +55,7 @@ class Delegated:
     subject: str | None = field(repr=False)
     access_token_expire_time: datetime | None
     session_expire_time: datetime | None
+    confirmation: Confirmation | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,6 +38,9 @@ LEVELS: Final[Mapping[str, int]] = {
     "revocation_waits": logging.WARNING,
     # the course of things
     "circuit closed": logging.INFO,
+    "confirmation confirmed": logging.INFO,
+    "confirmation shown": logging.INFO,
+    "confirmation wrong": logging.INFO,
     "data_key_added": logging.INFO,
     "data_key_deleted": logging.INFO,
     "delegation completed": logging.INFO,
@@ -53,6 +56,7 @@ LEVELS: Final[Mapping[str, int]] = {
     "delegation internal": logging.ERROR,
     "delegation as_unavailable": logging.WARNING,
     "delegation code_rejected": logging.WARNING,
+    "delegation confirmation_code_wrong": logging.WARNING,
     "delegation invalid_id_token": logging.WARNING,
     "delegation issuer_mismatch": logging.WARNING,
     "delegation store_unavailable": logging.WARNING,

@@ -35,6 +35,7 @@ from tokenvault_sidecar.adapters.stores import Load, StoreOpenError
 from tokenvault_sidecar.core.errors import StoreUnavailable
 from tokenvault_sidecar.core.ports import (
     Attempt,
+    Completion,
     Counts,
     DelegationRow,
     GrantRow,
@@ -90,8 +91,7 @@ class PostgresStore:
         *,
         replaces: str | None,
         owner: str | None = None,
-        completes: bytes | None = None,
-        outcome: OutcomeRow | None = None,
+        completes: Completion | None = None,
     ) -> bool:
         if replaces is None and owner is not None:  # where no row is, no lease is
             return False
@@ -102,13 +102,14 @@ class PostgresStore:
             if completes is None:
                 return await changed(connection, statement, values)
             async with connection.transaction():
-                if not await fetch(connection, sql.IS_TAKEN + " FOR UPDATE", {"key": completes}):
+                if not await _completes(connection, completes):
                     return False
                 if not await changed(connection, statement, values):
                     return False
-                await execute(connection, sql.DELETE_DELEGATION, {"key": completes})
-                if outcome is not None:
-                    await execute(connection, sql.SET_OUTCOME, rows.outcome_values(outcome))
+                await execute(connection, sql.DELETE_DELEGATION, {"key": completes.key})
+                for row_id in completes.revocations:
+                    await execute(connection, sql.DROP_REVOCATION, {"id": row_id})
+                await _set_outcome(connection, completes.outcome)
                 return True
 
         return await self._database.write(put, done=_is_sealed_so(row))
@@ -188,7 +189,7 @@ class PostgresStore:
 
     async def count(self, now: float) -> Counts:
         grants = await self._database.count(self._leases.count, {"now": now})
-        (others,) = await self._database.count(sql.COUNT_OTHERS)
+        (others,) = await self._database.count(sql.COUNT_OTHERS, {"now": now})
         return rows.counts(grants, others)
 
     async def put_delegation(self, row: DelegationRow, outcome: OutcomeRow | None = None) -> None:
@@ -199,8 +200,7 @@ class PostgresStore:
                     await execute(connection, sql.INSERT_OUTCOME, rows.outcome_values(outcome))
             return True
 
-        there = "SELECT 1 FROM delegations WHERE key = :key AND sealed = :sealed"
-        await self._database.write(put, done=happened(there, {"key": row.key, "sealed": row.sealed}))
+        await self._database.write(put, done=_is_delegation(row))
 
     async def get_delegation(self, key: bytes) -> DelegationRow | None:
         found = await self._database.read(sql.GET_DELEGATION, {"key": key})
@@ -212,8 +212,43 @@ class PostgresStore:
         is_ours = "SELECT 1 FROM delegations WHERE key = :key AND taken = :taker"
         return await self._database.change(sql.TAKE_DELEGATION, values, done=(is_ours, values))
 
-    async def is_taken(self, key: bytes) -> bool:
-        return bool(await self._database.read(sql.IS_TAKEN, {"key": key}))
+    async def get_taken(self, key: bytes) -> DelegationRow | None:
+        found = await self._database.read(sql.GET_TAKEN, {"key": key})
+        return rows.delegation(found[0]) if found else None
+
+    async def change_taken(
+        self,
+        row: DelegationRow,
+        *,
+        was: bytes,
+        outcome: OutcomeRow | None = None,
+        revocations: Sequence[RevocationRow] = (),
+    ) -> bool:
+        values = rows.delegation_values(row) | {"was": was}
+
+        async def change(connection: Connection) -> bool:
+            async with connection.transaction():
+                if not await changed(connection, sql.CHANGE_TAKEN, values):
+                    return False
+                await _set_outcome(connection, outcome)
+                await execute_many(
+                    connection, sql.INSERT_REVOCATION, map(rows.revocation_values, revocations)
+                )
+                return True
+
+        return await self._database.write(change, done=_is_delegation(row))
+
+    async def end_taken(self, row: DelegationRow, *, outcome: OutcomeRow) -> bool:
+        async def end(connection: Connection) -> bool:
+            async with connection.transaction():
+                if not await changed(connection, sql.END_TAKEN, {"key": row.key, "sealed": row.sealed}):
+                    return False
+                await _set_outcome(connection, outcome)
+                return True
+
+        there = "SELECT 1 FROM outcomes WHERE key = :key AND sealed = :sealed"
+        values = {"key": outcome.key, "sealed": outcome.sealed}
+        return await self._database.write(end, done=happened(there, values))
 
     async def give_back_delegation(self, key: bytes) -> bool:
         return await self._database.change(sql.GIVE_BACK_DELEGATION, {"key": key})
@@ -321,7 +356,7 @@ class PostgresStore:
             for brand in brands
             for row in await read(sql.STOCK_NEXT_DUE, {"brand": brand, "now": now})
         }
-        ((waiting,),) = await self._database.count(sql.STOCK_REVOCATIONS)
+        ((waiting,),) = await self._database.count(sql.STOCK_REVOCATIONS, {"now": now})
         ((created,),) = await read(sql.STOCK_YOUNGEST_KEY)
         return Stock({(brand, kind): number for brand, kind, number in grants}, due, waiting, created)
 
@@ -337,6 +372,27 @@ class PostgresStore:
 
     async def close(self) -> None:
         await self._database.close()
+
+
+async def _completes(connection: Connection, completion: Completion) -> bool:
+    """Whether the delegation and the revocations are as they must be; then they are locked."""
+    values = {"key": completion.key, "was": completion.was}
+    if not await fetch(connection, sql.IS_TAKEN + " FOR UPDATE", values):
+        return False
+    for row_id in completion.revocations:
+        if not await fetch(connection, sql.IS_UNTRIED + " FOR UPDATE", {"id": row_id}):
+            return False
+    return True
+
+
+async def _set_outcome(connection: Connection, outcome: OutcomeRow | None) -> None:
+    if outcome is not None:
+        await execute(connection, sql.SET_OUTCOME, rows.outcome_values(outcome))
+
+
+def _is_delegation(row: DelegationRow) -> Callable[[Connection], Awaitable[bool | None]]:
+    there = "SELECT 1 FROM delegations WHERE key = :key AND sealed = :sealed"
+    return happened(there, {"key": row.key, "sealed": row.sealed})
 
 
 def _is_sealed_so(row: GrantRow) -> Callable[[Connection], Awaitable[bool | None]]:

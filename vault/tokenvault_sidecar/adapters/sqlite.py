@@ -23,6 +23,7 @@ from tokenvault_sidecar.adapters.statements import lease_statements
 from tokenvault_sidecar.adapters.stores import Load, StoreOpenError
 from tokenvault_sidecar.core.ports import (
     Attempt,
+    Completion,
     Counts,
     DelegationRow,
     GrantRow,
@@ -96,8 +97,7 @@ class SqliteStore:
         *,
         replaces: str | None,
         owner: str | None = None,
-        completes: bytes | None = None,
-        outcome: OutcomeRow | None = None,
+        completes: Completion | None = None,
     ) -> bool:
         if replaces is None and owner is not None:  # where no row is, no lease is
             return False
@@ -105,13 +105,14 @@ class SqliteStore:
         statement = sql.INSERT_GRANT if replaces is None else sql.REPLACE_GRANT
 
         def put(connection: Connection) -> bool:
-            if completes is not None and not connection.execute(sql.IS_TAKEN, {"key": completes}).fetchall():
+            if completes is not None and not _completes(connection, completes):
                 return False
             written = _change(connection, statement, values) == 1
             if written and completes is not None:
-                _change(connection, sql.DELETE_DELEGATION, {"key": completes})
-                if outcome is not None:
-                    _change(connection, sql.SET_OUTCOME, rows.outcome_values(outcome))
+                _change(connection, sql.DELETE_DELEGATION, {"key": completes.key})
+                for row_id in completes.revocations:
+                    _change(connection, sql.DROP_REVOCATION, {"id": row_id})
+                _set_outcome(connection, completes.outcome)
             return written
 
         return await self._writer.write(put)
@@ -181,7 +182,7 @@ class SqliteStore:
 
     async def count(self, now: float) -> Counts:
         grants = self._read(_LEASES.count, self._lease_time(now=now))
-        (others,) = self._read(sql.COUNT_OTHERS)
+        (others,) = self._read(sql.COUNT_OTHERS, {"now": now})
         return rows.counts(grants, others)
 
     async def put_delegation(self, row: DelegationRow, outcome: OutcomeRow | None = None) -> None:
@@ -199,8 +200,35 @@ class SqliteStore:
     async def take_delegation(self, key: bytes) -> bool:
         return await self._change(sql.TAKE_DELEGATION, {"key": key, "taker": 1})
 
-    async def is_taken(self, key: bytes) -> bool:
-        return bool(self._read(sql.IS_TAKEN, {"key": key}))
+    async def get_taken(self, key: bytes) -> DelegationRow | None:
+        found = self._read(sql.GET_TAKEN, {"key": key})
+        return rows.delegation(found[0]) if found else None
+
+    async def change_taken(
+        self,
+        row: DelegationRow,
+        *,
+        was: bytes,
+        outcome: OutcomeRow | None = None,
+        revocations: Sequence[RevocationRow] = (),
+    ) -> bool:
+        def change(connection: Connection) -> bool:
+            if not _change(connection, sql.CHANGE_TAKEN, rows.delegation_values(row) | {"was": was}):
+                return False
+            _set_outcome(connection, outcome)
+            connection.executemany(sql.INSERT_REVOCATION, map(rows.revocation_values, revocations))
+            return True
+
+        return await self._writer.write(change)
+
+    async def end_taken(self, row: DelegationRow, *, outcome: OutcomeRow) -> bool:
+        def end(connection: Connection) -> bool:
+            if not _change(connection, sql.END_TAKEN, {"key": row.key, "sealed": row.sealed}):
+                return False
+            _set_outcome(connection, outcome)
+            return True
+
+        return await self._writer.write(end)
 
     async def give_back_delegation(self, key: bytes) -> bool:
         return await self._change(sql.GIVE_BACK_DELEGATION, {"key": key})
@@ -329,3 +357,17 @@ class SqliteStore:
 def _change(connection: Connection, statement: str, values: _Values) -> int:
     """How many rows were changed."""
     return int(connection.execute(statement, values).rowcount)
+
+
+def _completes(connection: Connection, completion: Completion) -> bool:
+    """Whether the delegation and the revocations are as they must be."""
+    return bool(
+        connection.execute(sql.IS_TAKEN, {"key": completion.key, "was": completion.was}).fetchall()
+    ) and all(
+        connection.execute(sql.IS_UNTRIED, {"id": row_id}).fetchall() for row_id in completion.revocations
+    )
+
+
+def _set_outcome(connection: Connection, outcome: OutcomeRow | None) -> None:
+    if outcome is not None:
+        _change(connection, sql.SET_OUTCOME, rows.outcome_values(outcome))

@@ -158,4 +158,16 @@ def _kinds(db: sqlite_utils.Database) -> None:
     db.table("grants").create_index(["brand", "kind"])
 
 
-MIGRATIONS: tuple[Callable[[sqlite_utils.Database], None], ...] = (_first, _outcomes, _data_keys, _kinds)
+def _waiting(db: sqlite_utils.Database) -> None:
+    """Revocations that were tried are counted without reading them; those never due yet are not."""
+    db.execute("DROP INDEX idx_revocations_due_at")
+    db.table("revocations").create_index(["due_at", "tries"])
+
+
+MIGRATIONS: tuple[Callable[[sqlite_utils.Database], None], ...] = (
+    _first,
+    _outcomes,
+    _data_keys,
+    _kinds,
+    _waiting,
+)

@@ -27,7 +27,7 @@ def take_stock(path: Path, brands: Iterable[str], now: float) -> Stock:
                 for brand in brands
                 for row in connection.execute(sql.STOCK_NEXT_DUE, {"brand": brand, "now": now}).fetchall()
             }
-            ((waiting,),) = connection.execute(sql.STOCK_REVOCATIONS).fetchall()
+            ((waiting,),) = connection.execute(sql.STOCK_REVOCATIONS, {"now": now}).fetchall()
             ((created,),) = connection.execute(sql.STOCK_YOUNGEST_KEY).fetchall()
     except pysqlite3.Error as error:
         raise unavailable(error) from None

@@ -46,7 +46,17 @@ INSERT_DELEGATION = """
     INSERT INTO delegations (key, context_key, brand, kind, expires_at, sealed)
     VALUES (:key, :context_key, :brand, :kind, :expires_at, :sealed)
 """
-IS_TAKEN = "SELECT 1 FROM delegations WHERE key = :key AND taken <> 0"
+GET_TAKEN = """
+    SELECT key, context_key, brand, kind, expires_at, sealed FROM delegations WHERE key = :key AND taken <> 0
+"""
+IS_TAKEN = """
+    SELECT 1 FROM delegations WHERE key = :key AND taken <> 0 AND (sealed = :was OR :was IS NULL)
+"""
+CHANGE_TAKEN = """
+    UPDATE delegations SET sealed = :sealed, expires_at = :expires_at
+    WHERE key = :key AND taken <> 0 AND sealed = :was
+"""
+END_TAKEN = "DELETE FROM delegations WHERE key = :key AND taken <> 0 AND sealed = :sealed"
 TAKE_DELEGATION = "UPDATE delegations SET taken = :taker WHERE key = :key AND taken = 0"
 GIVE_BACK_DELEGATION = "UPDATE delegations SET taken = 0 WHERE key = :key AND taken <> 0"
 DELETE_DELEGATION = "DELETE FROM delegations WHERE key = :key"
@@ -79,9 +89,12 @@ DUE_REVOCATIONS = """
 POSTPONE_REVOCATION = """
     UPDATE revocations SET tries = :tries, due_at = :due_at WHERE id = :id AND tries = :tries - 1
 """
+IS_UNTRIED = "SELECT 1 FROM revocations WHERE id = :id AND tries = 0"
 DROP_REVOCATION = "DELETE FROM revocations WHERE id = :id"
 
-COUNT_OTHERS = "SELECT (SELECT count(*) FROM delegations), (SELECT count(*) FROM revocations)"
+# One that was never due may never have to be.
+_WAITING_REVOCATIONS = "SELECT count(*) FROM revocations WHERE tries > 0 OR due_at <= :now"
+COUNT_OTHERS = f"SELECT (SELECT count(*) FROM delegations), ({_WAITING_REVOCATIONS})"  # noqa: S608 constants only
 STOCK_GRANTS = "SELECT brand, kind, count(*) FROM grants GROUP BY brand, kind"
 STOCK_NEXT_DUE = """
     SELECT renew_at FROM grants
@@ -89,7 +102,7 @@ STOCK_NEXT_DUE = """
       AND (retry_at IS NULL OR retry_at <= :now)
     ORDER BY renew_at LIMIT 1
 """
-STOCK_REVOCATIONS = "SELECT count(*) FROM revocations"
+STOCK_REVOCATIONS = _WAITING_REVOCATIONS
 STOCK_YOUNGEST_KEY = "SELECT max(created_at) FROM keys WHERE purpose = 'data'"
 
 INSERT_KEY = """

@@ -21,9 +21,11 @@ LEVELS: Final[Mapping[Reason, int]] = {  # without INTERNAL, whose line says whe
     Reason.SESSION_ENDED: logging.DEBUG,
     Reason.STATE_NOT_FOUND: logging.DEBUG,
     Reason.AUTHORIZATION_DENIED: logging.DEBUG,
+    Reason.CONFIRMATION_REQUIRED: logging.DEBUG,
     Reason.SCOPE_NOT_GRANTED: logging.INFO,
     Reason.INVALID_REQUEST: logging.INFO,
     # logged as events too, there with their level
+    Reason.CONFIRMATION_CODE_WRONG: logging.INFO,
     Reason.CODE_REJECTED: logging.INFO,
     Reason.INVALID_ID_TOKEN: logging.INFO,
     Reason.ISSUER_MISMATCH: logging.INFO,

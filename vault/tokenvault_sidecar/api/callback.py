@@ -3,6 +3,10 @@
 The state is the proof: who has it acts in the name of the caller that started
 the delegation. It is looked at before anybody is asked, and it must be of the
 brand in the path. Nothing that arrives here is shown, logged or kept.
+
+Where the brand has consumers confirm, the page shows the code once, to who
+brought the response. Only its hash is kept: who reloads the page, or comes
+back to it, sees that the link is used, and asks for a new one.
 """
 
 import asyncio
@@ -24,7 +28,7 @@ from tokenvault_sidecar.api.pages import Look, page
 from tokenvault_sidecar.api.words import Face, language_for
 from tokenvault_sidecar.core.delegations import Delegations
 from tokenvault_sidecar.core.errors import AuthorizationDenied, InvalidRequest, StateNotFound, VaultError
-from tokenvault_sidecar.core.model import Delegation
+from tokenvault_sidecar.core.model import Delegated, Delegation
 from tokenvault_sidecar.core.policy import Call, Policy, Rpc
 from tokenvault_sidecar.core.tracing import BeginCall, current_span
 from tokenvault_sidecar.http_server import Bounds
@@ -41,7 +45,7 @@ MAX_BODY: Final = 16 * 1024
 _BODY_SECONDS: Final = 5.0
 _FORM: Final = "application/x-www-form-urlencoded"
 _PARAMETERS: Final = frozenset({"state", "code", "iss", "error"})
-_STATUS: Final = {Face.DONE: 200, Face.DECLINED: 200, Face.USED: 404, Face.WRONG: 400}
+_STATUS: Final = {Face.DONE: 200, Face.CODE: 200, Face.DECLINED: 200, Face.USED: 404, Face.WRONG: 400}
 _HEADERS: Final = {
     "cache-control": "no-store",
     "content-security-policy": "default-src 'none'; frame-ancestors 'none'",
@@ -88,8 +92,8 @@ class Callback:
         if look is None:
             return Response(status_code=404)
         language = language_for(request.headers.get("accept-language", ""))
-        face, granted = await self._complete(brand, request)
-        shown = page(look, face, language, granted)
+        face, done = await self._complete(brand, request)
+        shown = page(look, face, language, done)
         return Response(
             shown.html,
             status_code=_STATUS[face],
@@ -97,7 +101,7 @@ class Callback:
             headers={"content-language": language, "content-security-policy": shown.policy},
         )
 
-    async def _complete(self, brand: str, request: Request) -> tuple[Face, tuple[str, ...]]:
+    async def _complete(self, brand: str, request: Request) -> tuple[Face, Delegated | None]:
         call = CallUnderWay(NAME)
         if self._trace is not None:
             call.span = self._trace(NAME, ())  # a browser's own trace is not its caller's
@@ -111,16 +115,16 @@ class Callback:
 
         try:
             answer = requests.authorization_response(await _parameters(request))
-            delegated = await self._delegations.returned(answer, brand=brand, permit=permit)
+            done = await self._delegations.returned(answer, brand=brand, permit=permit)
             self._note(call, "OK")
-            return Face.DONE, delegated.scopes
+            return Face.CODE if done.confirmation else Face.DONE, done
         except VaultError as error:
             self._note(call, error.reason.value)
-            return _face(error), ()
+            return _face(error), None
         except Exception as error:
             log_defect(NAME, call, error)
             self._note(call, VaultError.reason.value)
-            return Face.WRONG, ()
+            return Face.WRONG, None
 
     def _note(self, call: CallUnderWay, outcome: str) -> None:
         """Only of delegations there are: strangers shall not fill the log. A page releases nothing."""

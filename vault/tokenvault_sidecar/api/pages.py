@@ -2,13 +2,14 @@
 
 import base64
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from html import escape
 from string import Template
 from typing import Final
 
-from tokenvault_sidecar.api.words import LANGUAGES, RIGHT_TO_LEFT, Face
+from tokenvault_sidecar.api.words import LANGUAGES, RIGHT_TO_LEFT, Face, Words
+from tokenvault_sidecar.core.model import Delegated
 
 FORGET: Final = 'history.replaceState(null,"",location.pathname)'
 """Takes code and state out of the address, and so out of the history."""
@@ -31,12 +32,24 @@ _STYLE: Final = Template(
     "h1{margin:.25rem 0 .75rem;font-size:1.75rem;line-height:1.25}"
     "p{margin:0 0 1rem}ul{margin:0;padding-inline-start:1.25rem}"
 )
+_CODE_STYLE: Final = (
+    ".code{font:700 2.5rem/1.2 ui-monospace,Menlo,Consolas,monospace;letter-spacing:.05em;"
+    "user-select:all;-webkit-user-select:all;white-space:nowrap}"
+    ".heard{position:absolute;width:1px;height:1px;overflow:hidden;clip-path:inset(50%);white-space:nowrap;"
+    "user-select:none;-webkit-user-select:none}"
+)
 _PAGE: Final = Template(
     '<!doctype html><html lang="$language" dir="$direction"><head><meta charset="utf-8">'
     '<meta name="viewport" content="width=device-width,initial-scale=1">'
     '<meta name="robots" content="noindex"><title>$title – $name</title><style>$style</style></head>'
-    '<body><main>$logo<p class="brand">$name</p><h1>$title</h1><p>$words</p>$granted</main>'
+    '<body><main>$logo<p class="brand">$name</p><h1>$title</h1><p>$words</p>$code$granted</main>'
     "<script>$script</script></body></html>"
+)
+
+# Eyes and clipboards get groups of four; screen readers one digit after the other, not a number.
+_CODE: Final = Template(
+    '<p class="code" dir="ltr" aria-hidden="true">$shown</p><p class="heard" dir="ltr">$heard</p>'
+    "<p><strong>$only</strong></p>"
 )
 
 
@@ -63,12 +76,16 @@ class Page:
     policy: str
 
 
-def page(look: Look, face: Face, language: str, granted: Iterable[str] = ()) -> Page:
-    """`granted` are scopes. Nothing in it comes from the request but the choice of language and face."""
+def page(look: Look, face: Face, language: str, done: Delegated | None = None) -> Page:
+    """`done` is what came of it. Nothing in it comes from the request but the choice of language and face."""
     words = LANGUAGES[language]
     style = _STYLE.substitute(text=look.text, background=look.background, accent=look.accent)
+    code = ""
+    if done and done.confirmation:
+        style += _CODE_STYLE
+        code = _code(done.confirmation.code.reveal(), words)
     script = f"{FORGET};{CLOSE}" if face is Face.DONE else FORGET
-    allowed = [{**UNTOLD, **look.scopes}.get(scope, scope) for scope in granted]
+    allowed = [{**UNTOLD, **look.scopes}.get(scope, scope) for scope in done.scopes] if done else []
     items = "".join(f"<li>{escape(item)}</li>" for item in allowed if item)
     html = _PAGE.substitute(
         language=language,
@@ -78,7 +95,8 @@ def page(look: Look, face: Face, language: str, granted: Iterable[str] = ()) -> 
         style=style,
         logo=f'<img src="{look.logo}" alt="">' if look.logo else "",
         words=escape(words[f"{face}.text"]),
-        granted=f"<p>{escape(words['may'])}</p><ul>{items}</ul>" if items else "",
+        code=code,
+        granted=f"<p>{escape(words['code.may' if code else 'may'])}</p><ul>{items}</ul>" if items else "",
         script=script,
     )
     policy = (
@@ -86,6 +104,12 @@ def page(look: Look, face: Face, language: str, granted: Iterable[str] = ()) -> 
         "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
     )
     return Page(html.encode(), policy)
+
+
+def _code(code: str, words: Words) -> str:
+    return _CODE.substitute(
+        shown=f"{code[:4]} {code[4:]}", heard=" ".join(code), only=escape(words["code.only"])
+    )
 
 
 def _hash(inline: str) -> str:

@@ -12,6 +12,7 @@ from google.protobuf.duration_pb2 import Duration
 
 from tokenvault.v1 import token_vault_pb2 as pb
 from tokenvault_sidecar.core.challenges import DelegationRequest
+from tokenvault_sidecar.core.confirmation import DIGITS, read_code
 from tokenvault_sidecar.core.delegations import AuthorizationResponse
 from tokenvault_sidecar.core.errors import InvalidRequest
 from tokenvault_sidecar.core.model import Context, ContextKind, Secret
@@ -30,6 +31,7 @@ MAX_CODE: Final = 4096
 MAX_ERROR: Final = 256
 MAX_VERSION: Final = 128
 MAX_DELEGATION_ID: Final = 128
+MAX_TYPED_CODE: Final = 64
 MAX_MIN_TTL: Final = 3600
 
 _BRAND: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -141,7 +143,7 @@ def authorization_response(request: pb.CompleteDelegationRequest) -> Authorizati
     )
 
 
-def delegation_id(request: pb.WatchDelegationRequest) -> str:
+def delegation_id(request: pb.WatchDelegationRequest | pb.ConfirmDelegationRequest) -> str:
     """The delegation meant."""
     given = request.delegation_id
     if not given:
@@ -149,6 +151,15 @@ def delegation_id(request: pb.WatchDelegationRequest) -> str:
     if len(given) > MAX_DELEGATION_ID or not _PRINTABLE.fullmatch(given):
         raise InvalidRequest("delegation_id", "is no delegation's id")
     return given
+
+
+def confirmation_code(request: pb.ConfirmDelegationRequest) -> Secret:
+    """The code, as the consumer may have typed it."""
+    typed = request.confirmation_code
+    code = read_code(typed) if len(typed) <= MAX_TYPED_CODE else None
+    if code is None:
+        raise InvalidRequest("confirmation_code", f"is not of {DIGITS} digits" if typed else "is missing")
+    return code
 
 
 def token_request(

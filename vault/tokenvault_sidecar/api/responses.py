@@ -7,6 +7,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from tokenvault.v1 import error_reason_pb2 as reasons
 from tokenvault.v1 import token_vault_pb2 as pb
 from tokenvault_sidecar.core.delegations import Challenge
+from tokenvault_sidecar.core.errors import ConfirmationRequired
 from tokenvault_sidecar.core.model import Context, ContextKind, Delegated, DelegationStatus, Outcome
 from tokenvault_sidecar.core.tokens import IssuedToken, Revocation
 
@@ -17,6 +18,7 @@ _REVOCATIONS: Final = {
 }
 _STATUSES: Final = {
     DelegationStatus.PENDING: pb.DELEGATION_STATUS_PENDING,
+    DelegationStatus.AWAITING_CONFIRMATION: pb.DELEGATION_STATUS_AWAITING_CONFIRMATION,
     DelegationStatus.COMPLETED: pb.DELEGATION_STATUS_COMPLETED,
     DelegationStatus.DENIED: pb.DELEGATION_STATUS_DENIED,
     DelegationStatus.FAILED: pb.DELEGATION_STATUS_FAILED,
@@ -44,6 +46,13 @@ def consent_challenge(answer: Challenge) -> pb.ConsentChallenge:
     return detail
 
 
+def confirmation_wanted(error: ConfirmationRequired) -> pb.ConsentChallenge:
+    """The detail of a GetToken that fails because the consumer must bring a code: no link."""
+    detail = pb.ConsentChallenge(delegation_id=error.delegation_id)
+    _set(detail.expire_time, error.expires_at)
+    return detail
+
+
 def delegated(answer: Delegated) -> pb.CompleteDelegationResponse:
     """The answer to CompleteDelegation."""
     response = pb.CompleteDelegationResponse(
@@ -56,7 +65,15 @@ def delegated(answer: Delegated) -> pb.CompleteDelegationResponse:
         _set(response.access_token_expire_time, answer.access_token_expires_at)
     if answer.session_ends_at is not None:
         _set(response.session_expire_time, answer.session_ends_at)
+    if answer.confirmation is not None:
+        response.confirmation.code = answer.confirmation.code.reveal()
+        _set(response.confirmation.expire_time, answer.confirmation.expires_at)
     return response
+
+
+def confirmed(answer: Delegated) -> pb.ConfirmDelegationResponse:
+    """The answer to ConfirmDelegation."""
+    return pb.ConfirmDelegationResponse(delegated=delegated(answer))
 
 
 def outcome(answer: Outcome) -> pb.WatchDelegationResponse:

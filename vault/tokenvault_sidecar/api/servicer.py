@@ -16,7 +16,7 @@ from tokenvault_sidecar.api.calls import CallUnderWay, current_call
 from tokenvault_sidecar.core.challenges import DelegationRequest
 from tokenvault_sidecar.core.consent import Consent
 from tokenvault_sidecar.core.delegations import Delegations
-from tokenvault_sidecar.core.errors import ConsentNeeded
+from tokenvault_sidecar.core.errors import ConfirmationRequired, ConsentNeeded
 from tokenvault_sidecar.core.model import Context
 from tokenvault_sidecar.core.policy import Call, Caller, Policy, Rpc
 from tokenvault_sidecar.core.tokens import Tokens
@@ -57,6 +57,23 @@ class Servicer(TokenVaultServicer):
             await self._delegations.complete(answer, caller=caller.name, permit=permit)
         )
 
+    async def ConfirmDelegation(
+        self, request: pb.ConfirmDelegationRequest, context: _Context
+    ) -> pb.ConfirmDelegationResponse:
+        call, caller = _call()
+        delegation_id, code = requests.delegation_id(request), requests.confirmation_code(request)
+        Policy.check(caller, Call(Rpc.CONFIRM_DELEGATION))
+
+        def permit(brand: str, whose: Context) -> None:
+            call.brand, call.context = brand, whose
+            Policy.check(caller, Call(Rpc.CONFIRM_DELEGATION, brand, whose.kind))
+
+        return responses.confirmed(
+            await self._delegations.confirmations.confirm(
+                delegation_id, code, caller=caller.name, permit=permit
+            )
+        )
+
     async def WatchDelegation(
         self, request: pb.WatchDelegationRequest, context: _Context
     ) -> AsyncIterator[pb.WatchDelegationResponse]:
@@ -86,7 +103,11 @@ class Servicer(TokenVaultServicer):
             token = await self._tokens.get(wanted)
         except ConsentNeeded:
             if challenge is not None:
-                call.detail = responses.consent_challenge(await self._consent.challenge(challenge))
+                try:
+                    call.detail = responses.consent_challenge(await self._consent.challenge(challenge))
+                except ConfirmationRequired as waits:
+                    call.detail = responses.confirmation_wanted(waits)
+                    raise waits from None
             raise
         call.version = token.version
         return responses.token(token)

@@ -10,7 +10,7 @@ from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2  # type: ignore[import-untyped]  # typed, but unmarked
 from grpc_status import rpc_status
 
-from tokenvault_sidecar.core.errors import InvalidRequest, Reason, VaultError
+from tokenvault_sidecar.core.errors import ConfirmationCodeWrong, InvalidRequest, Reason, VaultError
 
 DOMAIN: Final = "tokenvault.v1"
 """The domain of every google.rpc.ErrorInfo."""
@@ -35,6 +35,8 @@ CODES: Final[Mapping[Reason, grpc.StatusCode]] = {
     Reason.STORE_UNAVAILABLE: grpc.StatusCode.UNAVAILABLE,
     Reason.INVALID_REQUEST: grpc.StatusCode.INVALID_ARGUMENT,
     Reason.INTERNAL: grpc.StatusCode.INTERNAL,
+    Reason.CONFIRMATION_REQUIRED: grpc.StatusCode.FAILED_PRECONDITION,
+    Reason.CONFIRMATION_CODE_WRONG: grpc.StatusCode.FAILED_PRECONDITION,
 }
 
 NO_RETRY: Final = ("grpc-retry-pushback-ms", "-1")
@@ -44,7 +46,10 @@ NO_RETRY: Final = ("grpc-retry-pushback-ms", "-1")
 def to_status(error: VaultError) -> status_pb2.Status:
     """ErrorInfo always, RetryInfo where waiting helps, BadRequest where a field is at fault."""
     status = status_pb2.Status(code=CODES[error.reason].value[0], message=error.message)
-    status.details.add().Pack(error_details_pb2.ErrorInfo(reason=error.reason.value, domain=DOMAIN))
+    info = error_details_pb2.ErrorInfo(reason=error.reason.value, domain=DOMAIN)
+    if isinstance(error, ConfirmationCodeWrong):
+        info.metadata["tries_left"] = str(error.tries_left)
+    status.details.add().Pack(info)
     if error.retry_after is not None:
         delay = Duration()
         delay.FromMilliseconds(math.ceil(error.retry_after * 1000))

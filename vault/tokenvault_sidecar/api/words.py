@@ -10,13 +10,17 @@ class Face(StrEnum):
     """How it ended, as far as the consumer is concerned."""
 
     DONE = "done"
+    CODE = "code"
     DECLINED = "declined"
     USED = "used"
     WRONG = "wrong"
 
 
 Words = Mapping[str, str]
-"""A title and a text for each face, "face" and "face.text"; "may" goes before what was granted."""
+"""A title and a text for each face, "face" and "face.text".
+
+"may" goes before what was granted, "code.may" where that is locked yet; "code.only" under a code.
+"""
 
 DEFAULT: Final = "en"
 RIGHT_TO_LEFT: Final = frozenset({"he"})
@@ -26,6 +30,12 @@ LANGUAGES: Final[Mapping[str, Words]] = {
         "done": "You are logged in",
         "done.text": "You can close this window and go back to the conversation.",
         "may": "The assistant may now, in your name:",
+        "code": "One more step: type this code into the conversation",
+        "code.text": "You are logged in. The assistant gets access only when you type this code into your "
+        "conversation:",
+        "code.only": "Did somebody send you the link to this page? Then tell nobody the code, and close this "
+        "window: nothing is shared.",
+        "code.may": "With the code you let the assistant, in your name:",
         "declined": "You have not agreed",
         "declined.text": "Nothing was shared. You can close this window and go back to the conversation.",
         "used": "This link is no longer valid",
@@ -38,6 +48,12 @@ LANGUAGES: Final[Mapping[str, Words]] = {
         "done": "Sie sind angemeldet",
         "done.text": "Sie können dieses Fenster schließen und zur Unterhaltung zurückkehren.",
         "may": "Der Assistent darf nun in Ihrem Namen:",
+        "code": "Noch ein Schritt: Tippen Sie diesen Code in die Unterhaltung",
+        "code.text": "Sie sind angemeldet. Zugriff erhält der Assistent erst, wenn Sie diesen Code in Ihre "
+        "Unterhaltung tippen:",
+        "code.only": "Hat Ihnen jemand den Link zu dieser Seite geschickt? Dann sagen Sie niemandem den "
+        "Code, und schließen Sie dieses Fenster: Es wird nichts freigegeben.",
+        "code.may": "Mit dem Code erlauben Sie dem Assistenten in Ihrem Namen:",
         "declined": "Sie haben nicht zugestimmt",
         "declined.text": "Es wurde nichts freigegeben. Sie können dieses Fenster schließen und zur "
         "Unterhaltung zurückkehren.",
@@ -54,6 +70,12 @@ LANGUAGES: Final[Mapping[str, Words]] = {
         "done": "Vous êtes connecté(e)",
         "done.text": "Vous pouvez fermer cette fenêtre et revenir à la conversation.",
         "may": "L’assistant peut désormais, en votre nom :",
+        "code": "Encore une étape : tapez ce code dans la conversation",
+        "code.text": "Vous êtes connecté(e). L’assistant n’aura accès que lorsque vous aurez tapé ce code "
+        "dans votre conversation :",
+        "code.only": "Quelqu’un vous a envoyé le lien vers cette page ? Ne communiquez alors ce code à "
+        "personne et fermez cette fenêtre : rien ne sera partagé.",
+        "code.may": "Avec ce code, vous autorisez l’assistant, en votre nom :",
         "declined": "Vous n’avez pas donné votre accord",
         "declined.text": "Rien n’a été partagé. Vous pouvez fermer cette fenêtre et revenir à la "
         "conversation.",
@@ -67,6 +89,12 @@ LANGUAGES: Final[Mapping[str, Words]] = {
         "done": "Ha iniciado sesión",
         "done.text": "Puede cerrar esta ventana y volver a la conversación.",
         "may": "El asistente puede ahora, en su nombre:",
+        "code": "Un paso más: escriba este código en la conversación",
+        "code.text": "Ha iniciado sesión. El asistente solo tendrá acceso cuando escriba este código en su "
+        "conversación:",
+        "code.only": "¿Alguien le ha enviado el enlace a esta página? Entonces no diga el código a nadie y "
+        "cierre esta ventana: no se compartirá nada.",
+        "code.may": "Con el código permite al asistente, en su nombre:",
         "declined": "No ha dado su consentimiento",
         "declined.text": "No se ha compartido nada. Puede cerrar esta ventana y volver a la conversación.",
         "used": "Este enlace ya no es válido",
@@ -80,6 +108,11 @@ LANGUAGES: Final[Mapping[str, Words]] = {
         "done": "U bent ingelogd",
         "done.text": "U kunt dit venster sluiten en teruggaan naar het gesprek.",
         "may": "De assistent mag nu namens u:",
+        "code": "Nog één stap: typ deze code in het gesprek",
+        "code.text": "U bent ingelogd. De assistent krijgt pas toegang als u deze code in uw gesprek typt:",
+        "code.only": "Heeft iemand u de link naar deze pagina gestuurd? Geef de code dan aan niemand en "
+        "sluit dit venster: er wordt niets gedeeld.",
+        "code.may": "Met de code mag de assistent namens u:",
         "declined": "U bent niet akkoord gegaan",
         "declined.text": "Er is niets gedeeld. U kunt dit venster sluiten en teruggaan naar het gesprek.",
         "used": "Deze link is niet meer geldig",
@@ -93,6 +126,11 @@ LANGUAGES: Final[Mapping[str, Words]] = {
         "done": "התחברת בהצלחה",
         "done.text": "אפשר לסגור את החלון הזה ולחזור לשיחה.",
         "may": "מעכשיו העוזר רשאי, בשמך:",
+        "code": "עוד צעד אחד: יש להקליד את הקוד הזה בשיחה",
+        "code.text": "התחברת בהצלחה. העוזר יקבל גישה רק אחרי הקלדת הקוד הזה בשיחה שלך:",
+        "code.only": "קיבלת את הקישור לדף הזה ממישהו? אין למסור את הקוד לאיש, ואפשר לסגור את החלון הזה: "
+        "דבר לא ישותף.",
+        "code.may": "בעזרת הקוד העוזר יהיה רשאי, בשמך:",
         "declined": "לא ניתנה הסכמה",
         "declined.text": "לא שותף דבר. אפשר לסגור את החלון הזה ולחזור לשיחה.",
         "used": "הקישור הזה כבר אינו תקף",

@@ -162,8 +162,16 @@ class BrandTable(Table):
     )
     delegation_lifetime: Duration = Field(
         default=parse_duration("10m"),
-        description="How long a consumer has to follow a challenge's link and log in.",
+        description="How long a consumer has to follow a challenge's link and log in; and after that, to "
+        "type the confirmation code, where there is one.",
         examples=["10m"],
+    )
+    confirmation_code: Flag = Field(
+        default=False,
+        description="Whether a consumer is shown a code after login, to be typed into the conversation: the "
+        "grant is locked until the caller brings it by ConfirmDelegation. Against links that are sent on to "
+        "somebody else.",
+        examples=[True],
     )
     consumer: ConsumerTable | None = None
     conversation: ConversationTable | None = None
@@ -213,4 +221,5 @@ class BrandTable(Table):
             renewal_margin=renewal_margin,
             authorization_parameters=self.authorization_parameters,
             allowed_parameters=frozenset(self.allowed_authorization_parameters),
+            confirms=self.confirmation_code,
         )

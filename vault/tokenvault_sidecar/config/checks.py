@@ -10,7 +10,7 @@ from tokenvault_sidecar.config.callers import ANY, AllowTable
 from tokenvault_sidecar.config.problems import nearest
 from tokenvault_sidecar.config.schema import Config, KeysTable
 from tokenvault_sidecar.core.model import ContextKind
-from tokenvault_sidecar.core.policy import BELOW
+from tokenvault_sidecar.core.policy import BELOW, Rpc
 
 Finding = tuple[tuple[str | int, ...], str, str]
 """A key's path, what is wrong with it, and the remedy."""
@@ -47,6 +47,7 @@ def check(config: Config) -> Iterator[Finding]:
             yield ("brands", brand, *key), what, remedy
     yield from _callback(config)
     yield from _identities(config)
+    yield from _confirming(config)
     for name, caller in config.callers.items():
         if caller.bearer:
             for key, what, remedy in _bearer(caller.bearer, development=config.development):
@@ -166,6 +167,29 @@ def _identities(config: Config) -> Iterator[Finding]:
             if owner != name and (_covers(identity, other) or _covers(other, identity)):
                 remedy = "give each caller certificates of its own, or make them one caller"
                 yield ("callers", name, "identities", index), f"is also caller {owner}'s", remedy
+
+
+def _confirming(config: Config) -> Iterator[Finding]:
+    guarded = {
+        (brand, kind)
+        for brand, table in config.brands.items()
+        if table.confirmation_code
+        for kind in table.contexts
+    }
+    for name, caller in config.callers.items():
+        starts, confirms = (
+            {
+                (brand, kind)
+                for entry in caller.allow
+                if rpc in entry.rpcs
+                for brand, kind in product(config.brands, entry.contexts)
+                if entry.brands == (ANY,) or brand in entry.brands
+            }
+            for rpc in (Rpc.START_DELEGATION, Rpc.CONFIRM_DELEGATION)
+        )
+        for brand, kind in sorted(guarded & starts - confirms):
+            what = f"has StartDelegation for {kind}s of {brand}, whose confirmation_code it may not bring"
+            yield ("callers", name, "allow"), what, "add ConfirmDelegation to its rpcs for this brand"
 
 
 def _covers(identity: str, other: str) -> bool:

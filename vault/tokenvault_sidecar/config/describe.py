@@ -46,6 +46,8 @@ def _brand(table: BrandTable) -> Iterator[str]:
     yield f"authorization server {table.issuer}, {how}"
     yield f"client {table.client_id}, authenticates by {table.client_auth}"
     yield f"redirect URIs {' '.join(table.redirect_uris)}"
+    if table.confirmation_code:
+        yield "consumers confirm: what they delegate is locked until they type a code into the conversation"
     if consumer := table.consumer:
         absolute, idle = map(format_duration, (consumer.session_absolute, consumer.session_idle))
         yield f"consumer: asks for {' '.join(consumer.scopes)}; session {absolute} at most, {idle} idle"

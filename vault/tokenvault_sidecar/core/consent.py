@@ -9,7 +9,7 @@ import asyncio
 from tokenvault_sidecar.core import challenges
 from tokenvault_sidecar.core.challenges import DelegationRequest
 from tokenvault_sidecar.core.delegations import Challenge, Delegations
-from tokenvault_sidecar.core.errors import RateLimited
+from tokenvault_sidecar.core.errors import ConfirmationRequired, RateLimited
 from tokenvault_sidecar.core.model import Brand, DelegationStatus
 from tokenvault_sidecar.core.outcomes import KEPT
 from tokenvault_sidecar.core.vault import Vault
@@ -32,7 +32,8 @@ class Consent:
     async def challenge(self, request: DelegationRequest) -> Challenge:
         """The pending one of the same caller, context and wish, or a new one.
 
-        Raises as `Delegations.start` does, and RateLimited.
+        Raises as `Delegations.start` does, ConfirmationRequired where the
+        consumer has followed one and was shown a code, and RateLimited.
         """
         brand = self._vault.brand(request.brand, request.context.kind)
         wish = self._vault.sealer.wish(
@@ -57,6 +58,13 @@ class Consent:
         rows = await store.latest_outcomes(key, after=now + KEPT, limit=MOST)
         for row in rows:
             outcome = await self._vault.open_outcome(row)
+            if outcome.status is DelegationStatus.AWAITING_CONFIRMATION and outcome.caller == request.caller:
+                raise ConfirmationRequired(
+                    f"the consumer has logged in to brand {brand.id!r}: ask for the confirmation code they "
+                    "were shown, and give it to ConfirmDelegation",
+                    delegation_id=outcome.delegation_id,
+                    expires_at=outcome.expires_at,
+                )
             soonest = min(soonest, outcome.expires_at)
             if (
                 outcome.wish == wish

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 from tokenvault_sidecar.core import challenges, responses
 from tokenvault_sidecar.core.challenges import DelegationRequest
+from tokenvault_sidecar.core.confirmation import Confirmations
 from tokenvault_sidecar.core.errors import (
     AnswerLost,
     AuthorizationDenied,
@@ -18,11 +19,10 @@ from tokenvault_sidecar.core.errors import (
     IssuerMismatch,
     ServerMisconfigured,
     ServerUnavailable,
-    StateNotFound,
-    StoreUnavailable,
     SubjectMismatch,
     VaultError,
 )
+from tokenvault_sidecar.core.keeping import Keeping, delegated, state_not_found
 from tokenvault_sidecar.core.model import (
     Brand,
     Context,
@@ -38,16 +38,13 @@ from tokenvault_sidecar.core.outcomes import Outcomes
 from tokenvault_sidecar.core.ports import (
     AuthorizationRequest,
     AuthorizationServer,
+    Completion,
     DelegationRow,
-    OutcomeRow,
     ServerFacts,
     TokenAnswer,
 )
 from tokenvault_sidecar.core.revocation import Revoker
 from tokenvault_sidecar.core.vault import Vault
-
-STORE_PAUSES = (0.05, 0.2, 0.5, 1.0, 2.0)
-"""Seconds between tries to store what a code was exchanged for."""
 
 _REGISTERED_ERRORS = frozenset(
     {
@@ -94,6 +91,8 @@ class Delegations:
         self._vault = vault
         self._revoker = revoker
         self.outcomes = Outcomes(vault)
+        self._keeping = Keeping(vault)
+        self.confirmations = Confirmations(vault, revoker, self._keeping, self.outcomes)
 
     async def start(self, request: DelegationRequest, *, wish: bytes | None = None) -> Challenge:
         """A new challenge. With `wish` its link is kept, to be given again to who has the same.
@@ -138,7 +137,9 @@ class Delegations:
         caller: str,
         permit: Callable[[str, Context], None],
     ) -> Delegated:
-        """Use up the state, exchange the code, keep the tokens. A caller that goes away leaves it to go on.
+        """Use up the state, exchange the code, keep the tokens: where the brand's consumers confirm, locked.
+
+        A caller that goes away leaves it to go on.
 
         `permit` is asked with the delegation's brand and context, and raises
         PolicyDenied. Raises DelegationFailed in all its kinds,
@@ -149,7 +150,7 @@ class Delegations:
 
         def check(delegation: Delegation) -> None:
             if delegation.caller != caller:
-                raise _state_not_found()
+                raise state_not_found()
             permit(delegation.brand, delegation.context)
 
         return await self._go_on(response, check)
@@ -166,7 +167,7 @@ class Delegations:
 
         def check(delegation: Delegation) -> None:
             if delegation.brand != brand:
-                raise _state_not_found()
+                raise state_not_found()
             permit(delegation)
 
         return await self._go_on(response, check)
@@ -181,27 +182,28 @@ class Delegations:
     ) -> Delegated:
         row = await self._vault.store.get_delegation(self._vault.sealer.state_key(response.state))
         if row is None:
-            raise _state_not_found()
+            raise state_not_found()
         delegation = await self._vault.open_delegation(row)
         brand = self._vault.brands.get(delegation.brand)
         if brand is None or delegation.expires_at <= self._vault.clock():
-            raise _state_not_found()
+            raise state_not_found()
         check(delegation)
         self._vault.brand(brand.id, delegation.context.kind)
         server = self._vault.servers[brand.id]
         facts = await server.prepare(keys=_logs_in(delegation))
         if not await self._vault.store.take_delegation(row.key):
-            raise _state_not_found()
+            raise state_not_found()
         try:
-            delegated = await self._redeem(response, delegation, row, brand, server, facts)
+            done = await self._redeem(response, delegation, row, brand, server, facts)
         except VaultError as error:
             self._vault.events("delegation", brand=brand.id, outcome=error.reason.value.lower())
             if not isinstance(error, _GivenBack):  # who tries it again notes what comes of that
                 await self.outcomes.failed(row.key, delegation, error)
             raise
-        self.outcomes.wake(delegation)
-        self._vault.events("delegation", brand=brand.id, outcome="completed")
-        return delegated
+        self.outcomes.wake(delegation.id)
+        if done.confirmation is None:
+            self._vault.events("delegation", brand=brand.id, outcome="completed")
+        return done
 
     async def _redeem(
         self,
@@ -228,17 +230,7 @@ class Delegations:
             grant = await self._consumer_grant(brand, delegation, tokens, server)
         else:
             grant = self._conversation_grant(brand, tokens)
-        delegated = Delegated(
-            brand=brand.id,
-            context=delegation.context,
-            scopes=grant.tokens.scopes,
-            subject=grant.subject,
-            access_token_expires_at=grant.tokens.expires_at,
-            session_ends_at=grant.session.ends_at if grant.session else None,
-        )
-        outcome = self.outcomes.completed(row.key, delegation, delegated)
-        await self._keep_patiently(row.key, delegation, grant, outcome)
-        return delegated
+        return await self._keep(row.key, delegation, grant, brand)
 
     async def _exchange(
         self, code: Secret, delegation: Delegation, row: DelegationRow, server: AuthorizationServer
@@ -301,42 +293,23 @@ class Delegations:
             tokens=replace(tokens, id_token_expires_at=claims.expires_at),
         )
 
-    async def _keep_patiently(
-        self, taken: bytes, delegation: Delegation, grant: Grant, outcome: OutcomeRow
-    ) -> None:
-        """Store the grant, through a short failure of the store: the code cannot be used again."""
-        for pause in STORE_PAUSES:
-            try:
-                return await self._keep(taken, delegation, grant, outcome)
-            except StoreUnavailable:
-                self._vault.events("delegation_unsaved", brand=grant.brand, retry_in=pause)
-                await asyncio.sleep(pause)
-        return await self._keep(taken, delegation, grant, outcome)
+    async def _keep(self, taken: bytes, delegation: Delegation, grant: Grant, brand: Brand) -> Delegated:
+        """Store the grant, or where the brand's consumers confirm, lock it."""
+        done = delegated(delegation.context, grant)
+        try:
+            if brand.confirms:
+                return replace(done, confirmation=await self.confirmations.hold(taken, delegation, grant))
+            completion = Completion(taken, self.outcomes.completed(taken, delegation, done))
 
-    async def _keep(self, taken: bytes, delegation: Delegation, grant: Grant, outcome: OutcomeRow) -> None:
-        """Store the grant in place of the context's former one, of the same person only.
+            async def store() -> None:
+                if not await self._keeping.keep(delegation.context, grant, completion):
+                    raise state_not_found()
 
-        The row key is made of what was sealed, not of a column. A context that
-        was invalidated meanwhile has its delegation voided, and gets no grant.
-        """
-        key = self._vault.context_key(grant.brand, delegation.context)
-        new = self._vault.row(key, grant)
-        while True:
-            stored = await self._vault.grant(key)
-            if stored and stored[1].family == grant.family:  # written before, by a try that was not told so
-                return
-            if stored and stored[1].subject not in (None, grant.subject):
-                await self._revoker.queue(grant, refresh_token=True)
-                raise SubjectMismatch(
-                    f"another subject of brand {grant.brand!r} logged in than the consumer's grant is for: "
-                    "nothing was stored; Invalidate the consumer first if the change is meant"
-                )
-            replaces = stored[0].version if stored else None
-            if await self._vault.store.put_grant(new, replaces=replaces, completes=taken, outcome=outcome):
-                return
-            if not await self._vault.store.is_taken(taken):
-                await self._revoker.queue(grant, refresh_token=True)
-                raise _state_not_found()
+            await self._keeping.patiently(brand.id, store)
+        except DelegationFailed:
+            await self._revoker.queue(grant, refresh_token=True)
+            raise
+        return done
 
 
 class _GivenBack(ServerUnavailable):
@@ -367,7 +340,3 @@ def _denied(brand: Brand, error: str | None) -> AuthorizationDenied:
     return AuthorizationDenied(
         f"brand {brand.id!r} answered {name}: the consumer declined, or may not delegate"
     )
-
-
-def _state_not_found() -> StateNotFound:
-    return StateNotFound("the state is unknown, used, expired, or another caller's: start a new delegation")

@@ -7,6 +7,8 @@
     │   ├── ConsentRequired
     │   └── SessionEnded
     ├── ScopeNotGranted
+    ├── ConfirmationRequired    the consumer has to bring the code they were shown
+    ├── ConfirmationCodeWrong
     ├── DelegationFailed        nothing was stored
     │   ├── StateNotFound
     │   ├── AuthorizationDenied
@@ -52,6 +54,8 @@ class Reason(StrEnum):
     STORE_UNAVAILABLE = "STORE_UNAVAILABLE"
     INVALID_REQUEST = "INVALID_REQUEST"
     INTERNAL = "INTERNAL"
+    CONFIRMATION_REQUIRED = "CONFIRMATION_REQUIRED"
+    CONFIRMATION_CODE_WRONG = "CONFIRMATION_CODE_WRONG"
 
 
 class VaultError(Exception):
@@ -110,6 +114,27 @@ class ScopeNotGranted(VaultError):
     """More was asked for than was granted."""
 
     reason = Reason.SCOPE_NOT_GRANTED
+
+
+class ConfirmationRequired(VaultError):
+    """The consumer has logged in, and may bring the code they were shown until `expires_at`."""
+
+    reason = Reason.CONFIRMATION_REQUIRED
+
+    def __init__(self, message: str, *, delegation_id: str, expires_at: float) -> None:
+        super().__init__(message)
+        self.delegation_id = delegation_id
+        self.expires_at = expires_at
+
+
+class ConfirmationCodeWrong(VaultError):
+    """Not the code that was shown. `tries_left` others may be tried; none: the delegation is void."""
+
+    reason = Reason.CONFIRMATION_CODE_WRONG
+
+    def __init__(self, message: str, *, tries_left: int) -> None:
+        super().__init__(message)
+        self.tries_left = tries_left
 
 
 class DelegationFailed(VaultError):

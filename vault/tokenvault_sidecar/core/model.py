@@ -131,8 +131,29 @@ class Delegation:
 
 
 @dataclass(frozen=True, slots=True)
+class Confirmation:
+    """The code that the consumer is shown, to be typed into the conversation."""
+
+    code: Secret
+    expires_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A grant that waits for its consumer to bring the code; `code` and `tried`, the wrong ones, are hashes.
+
+    `revocations` are the ids of those that wait to be taken back then.
+    """
+
+    grant: Grant
+    code: bytes = field(repr=False)
+    revocations: tuple[str, ...]
+    tried: tuple[bytes, ...] = field(default=(), repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class Delegated:
-    """What the consumer has delegated."""
+    """What the consumer has delegated: under lock, where `confirmation` is there."""
 
     brand: str
     context: Context
@@ -140,16 +161,23 @@ class Delegated:
     subject: str | None = field(repr=False)
     access_token_expires_at: float | None
     session_ends_at: float | None
+    confirmation: Confirmation | None = None
 
 
 class DelegationStatus(StrEnum):
-    """How a delegation stands; all but PENDING are final."""
+    """How a delegation stands."""
 
     PENDING = "PENDING"
+    AWAITING_CONFIRMATION = "AWAITING_CONFIRMATION"
     COMPLETED = "COMPLETED"
     DENIED = "DENIED"
     FAILED = "FAILED"
     EXPIRED = "EXPIRED"
+
+    @property
+    def is_final(self) -> bool:
+        """Nothing more comes of it."""
+        return self not in (DelegationStatus.PENDING, DelegationStatus.AWAITING_CONFIRMATION)
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +187,7 @@ class Outcome:
     `delegation_key` is the delegation's row key. `reason` goes with DENIED
     and FAILED, `delegated` with COMPLETED. `link` is that of a pending one
     which may be given again to who asks for the same, which `wish` tells.
+    `expires_at` is the link's end; the confirmation code's, where one was shown.
     """
 
     delegation_id: str
@@ -192,7 +221,10 @@ class ContextSettings:
 
 @dataclass(frozen=True, slots=True)
 class Brand:
-    """A configured tenant: one OAuth client registration at the brand's authorization server."""
+    """A configured tenant: one OAuth client registration at the brand's authorization server.
+
+    `confirms`: a grant is locked until its consumer brings the code they were shown.
+    """
 
     id: str
     redirect_uris: tuple[str, ...]
@@ -201,3 +233,4 @@ class Brand:
     renewal_margin: float = 60.0
     authorization_parameters: Mapping[str, str] = field(default_factory=dict)
     allowed_parameters: frozenset[str] = frozenset()
+    confirms: bool = False

@@ -40,6 +40,9 @@ KEPT = 3600.0
 FINISHING = 60.0
 """Seconds beyond the link's end for which a delegation that was taken before may still complete."""
 
+STORING = 5.0
+"""Seconds beyond the confirmation code's end for which one that was brought before may still be stored."""
+
 
 class Outcomes:
     """The outcomes of delegations, and those who wait for them."""
@@ -63,6 +66,22 @@ class Outcomes:
         outcome = _outcome(key, delegation)
         return self._row(replace(outcome, status=DelegationStatus.COMPLETED, delegated=delegated))
 
+    def awaiting(self, key: bytes, delegation: Delegation, *, until: float) -> OutcomeRow:
+        """The row of one whose consumer has been shown a code, to be brought `until` then."""
+        status = DelegationStatus.AWAITING_CONFIRMATION
+        return self._row(replace(_outcome(key, delegation), status=status, expires_at=until))
+
+    def ended(
+        self,
+        outcome: Outcome,
+        status: DelegationStatus,
+        *,
+        reason: Reason | None = None,
+        delegated: Delegated | None = None,
+    ) -> OutcomeRow:
+        """The row of one that has ended so since."""
+        return self._row(replace(outcome, status=status, reason=reason, delegated=delegated))
+
     async def failed(self, key: bytes, delegation: Delegation, error: VaultError) -> None:
         """Note that it came to nothing. Where the store is away that stays unknown, until it has expired."""
         denied = isinstance(error, AuthorizationDenied)
@@ -72,11 +91,11 @@ class Outcomes:
             await self._vault.store.set_outcome(row)
         except StoreUnavailable:
             self._vault.events("outcome_unsaved", brand=delegation.brand)
-        self.wake(delegation)
+        self.wake(delegation.id)
 
-    def wake(self, delegation: Delegation) -> None:
+    def wake(self, delegation_id: str) -> None:
         """Have those who watch it look at once."""
-        for woken in self._waiting.get(self._vault.sealer.outcome_key(delegation.id), ()):
+        for woken in self._waiting.get(self._vault.sealer.outcome_key(delegation_id), ()):
             woken.set()
 
     def close(self) -> None:
@@ -89,7 +108,7 @@ class Outcomes:
     async def watch(
         self, delegation_id: str, *, caller: str, permit: Callable[[str, Context], None]
     ) -> AsyncGenerator[Outcome, None]:
-        """How it stands, then, where that is not final, how it ends.
+        """How it stands, then, where that is not final, what it comes to in between, and how it ends.
 
         `permit` is asked with the delegation's brand and context, and raises
         PolicyDenied. Raises StateNotFound, and StoreUnavailable: then watch again.
@@ -102,12 +121,12 @@ class Outcomes:
         permit(outcome.brand, outcome.context)
         outcome = await self._at_present(outcome)
         yield outcome
-        if outcome.status is not DelegationStatus.PENDING:
+        if outcome.status.is_final:
             return
-        woken = asyncio.Event()
+        told, woken = outcome.status, asyncio.Event()
         self._waiting.setdefault(key, set()).add(woken)
         try:
-            while outcome.status is DelegationStatus.PENDING:
+            while not outcome.status.is_final:
                 if self._closed:
                     raise StoreUnavailable("the sidecar is stopping: watch again", retry_after=1.0)
                 found = await self._vault.store.get_outcome(key)
@@ -117,12 +136,14 @@ class Outcomes:
                 elif row is None or found.sealed != row.sealed:
                     row, outcome = found, await self._vault.open_outcome(found)
                 outcome = await self._at_present(outcome)
-                if outcome.status is DelegationStatus.PENDING:
+                if outcome.status is not told:
+                    told = outcome.status
+                    yield outcome
+                elif not outcome.status.is_final:
                     with suppress(TimeoutError):
                         async with asyncio.timeout(self._pause()):
                             await woken.wait()
                     woken.clear()
-            yield outcome
         finally:
             self._waiting[key].discard(woken)
             if not self._waiting[key]:
@@ -133,16 +154,17 @@ class Outcomes:
         return max(LOOK, len(self._waiting) / LOOKS) * (0.5 + self._vault.jitter())
 
     async def _at_present(self, outcome: Outcome) -> Outcome:
-        """EXPIRED where nobody came back in time: that is in no row."""
+        """EXPIRED where nobody came back, or brought the code, in time: that is in no row."""
         late = self._vault.clock() - outcome.expires_at
-        if outcome.status is not DelegationStatus.PENDING or late < 0:
+        if outcome.status.is_final or late < 0:
             return outcome
-        if late < FINISHING and await self._vault.store.is_taken(outcome.delegation_key):
+        finishing = FINISHING if outcome.status is DelegationStatus.PENDING else STORING
+        if late < finishing and await self._vault.store.get_taken(outcome.delegation_key):
             return outcome
         row = await self._vault.store.get_outcome(self._vault.sealer.outcome_key(outcome.delegation_id))
-        latest = await self._vault.open_outcome(row) if row else outcome  # it may just have completed
-        if latest.status is not DelegationStatus.PENDING:
-            return latest
+        latest = await self._vault.open_outcome(row) if row else outcome  # it may just have gone on
+        if latest.status is not outcome.status:
+            return await self._at_present(latest)
         return replace(outcome, status=DelegationStatus.EXPIRED)
 
     def _row(self, outcome: Outcome) -> OutcomeRow:

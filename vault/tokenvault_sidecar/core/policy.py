@@ -20,6 +20,7 @@ class Rpc(StrEnum):
 
     START_DELEGATION = "StartDelegation"
     COMPLETE_DELEGATION = "CompleteDelegation"
+    CONFIRM_DELEGATION = "ConfirmDelegation"
     WATCH_DELEGATION = "WatchDelegation"
     GET_TOKEN = "GetToken"  # noqa: S105 an RPC's name
     INVALIDATE = "Invalidate"

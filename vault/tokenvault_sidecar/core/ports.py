@@ -54,7 +54,7 @@ class GrantRow:
 
 @dataclass(frozen=True, slots=True)
 class DelegationRow:
-    """A pending delegation; `key` is its state's hash, `context_key` its context's row key."""
+    """A delegation, pending or held; `key` is its state's hash, `context_key` its context's row key."""
 
     key: bytes
     context_key: bytes
@@ -74,6 +74,22 @@ class OutcomeRow:
     kind: ContextKind
     purge_at: float
     sealed: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """The delegation that a grant completes, and what becomes true with that.
+
+    Only while the delegation of this `key` is taken, and sealed as it `was`
+    where that is given; and while `revocations`, ids, wait untried. In the
+    same transaction it is deleted, they are, and `outcome` is written where
+    one is there already.
+    """
+
+    key: bytes
+    outcome: OutcomeRow | None = None
+    was: bytes | None = None
+    revocations: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +140,7 @@ class Counts:
     """How many rows a store has: grants by brand and kind, and of all.
 
     `ambiguous` grants have an unanswered redemption; `due` ones may be renewed now.
+    `revocations` are those that were due at least once.
     """
 
     grants: Mapping[tuple[str, ContextKind], int]
@@ -160,18 +177,14 @@ class Store(Protocol):
         *,
         replaces: str | None,
         owner: str | None = None,
-        completes: bytes | None = None,
-        outcome: OutcomeRow | None = None,
+        completes: Completion | None = None,
     ) -> bool:
         """Write the row, and drop any lease: it replaces the row of token version `replaces`.
 
         `replaces` None: only where no row is there. With `owner`: only while
-        that lease is still the row's. With `completes`: only while the
-        delegation of this key is taken, and that one is deleted in the same
-        transaction, in which `outcome` is written too where one is there
-        already. The row's own version may be the old one.
-        `row.attempt.leased` is not written. False: not the row, the lease or
-        the delegation that was expected, nothing written.
+        that lease is still the row's. The row's own version may be the old
+        one. `row.attempt.leased` is not written. False: not the row, the
+        lease or what is completed that was expected, nothing written.
         """
 
     async def touch_grant(self, row: GrantRow, *, was: bytes | None = None) -> bool:
@@ -242,8 +255,28 @@ class Store(Protocol):
     async def take_delegation(self, key: bytes) -> bool:
         """Take the row: True for exactly one of all who do. It stays, unseen, until completed or voided."""
 
-    async def is_taken(self, key: bytes) -> bool:
-        """Whether the row is there, and taken."""
+    async def get_taken(self, key: bytes) -> DelegationRow | None:
+        """The row where it is taken, else None."""
+
+    async def change_taken(
+        self,
+        row: DelegationRow,
+        *,
+        was: bytes,
+        outcome: OutcomeRow | None = None,
+        revocations: Sequence[RevocationRow] = (),
+    ) -> bool:
+        """Write `sealed` and `expires_at` while the row is taken and sealed as it `was`.
+
+        In the same transaction write the outcome, where one is there already,
+        and queue the revocations. False: not that row, nothing written.
+        """
+
+    async def end_taken(self, row: DelegationRow, *, outcome: OutcomeRow) -> bool:
+        """Delete the row while it is taken and sealed so still, and write the outcome, where one is there.
+
+        False: not that row, nothing written.
+        """
 
     async def give_back_delegation(self, key: bytes) -> bool:
         """Undo taking the row. False where it is not there, or not taken."""

@@ -1,6 +1,7 @@
 """Revocation (RFC 7009): forget first, durably, then have the tokens revoked from a queue that survives."""
 
 import asyncio
+from collections.abc import Sequence
 
 from tokenvault_sidecar.core import lifecycle
 from tokenvault_sidecar.core.errors import ServerMisconfigured, ServerUnavailable, StoreUnavailable
@@ -43,7 +44,7 @@ class Revoker:
         """
         revocations: list[RevocationRow] = []
         try:
-            revocations = self._rows(await self._vault.open_grant(row), refresh_token=True)
+            revocations = self.rows(await self._vault.open_grant(row), refresh_token=True)
         except StoreUnavailable:
             self._vault.events("unreadable_forgotten", brand=row.brand)
         forgotten = await self._vault.store.forget_context(
@@ -55,7 +56,14 @@ class Revoker:
 
     async def queue(self, grant: Grant, *, refresh_token: bool) -> None:
         """Queue the tokens of a grant that is in no row."""
-        await self._vault.store.add_revocations(self._rows(grant, refresh_token=refresh_token))
+        await self._vault.store.add_revocations(self.rows(grant, refresh_token=refresh_token))
+        self.work_soon()
+
+    async def hurry(self, ids: Sequence[str]) -> None:
+        """Have those of these that wait for their time tried now."""
+        now = self._vault.clock()
+        for row_id in ids:
+            await self._vault.store.postpone_revocation(row_id, tries=1, due_at=now)
         self.work_soon()
 
     def work_soon(self) -> None:
@@ -106,22 +114,28 @@ class Revoker:
             self._vault.events("revocation", brand=row.brand, hint=hint)
         await self._vault.store.drop_revocation(row.id)
 
-    def _rows(self, grant: Grant, *, refresh_token: bool) -> list[RevocationRow]:
-        """Refresh token first: it is the one that lasts."""
+    def rows(
+        self, grant: Grant, *, refresh_token: bool = True, due_at: float | None = None
+    ) -> list[RevocationRow]:
+        """The grant's tokens, to be queued; from `due_at` on, None: at once.
+
+        Refresh token first: it is the one that lasts.
+        """
         now, tokens = self._vault.clock(), grant.tokens
         waiting: list[tuple[Secret, str]] = []
         if refresh_token and tokens.refresh_token is not None:
             waiting.append((tokens.refresh_token, "refresh_token"))
         if tokens.expires_at is None or tokens.expires_at > now:
             waiting.append((tokens.access_token, "access_token"))
-        return [self._row(grant.brand, token, hint, now) for token, hint in waiting]
+        due = now if due_at is None else due_at
+        return [self._row(grant.brand, token, hint, due) for token, hint in waiting]
 
-    def _row(self, brand: str, token: Secret, hint: str, now: float) -> RevocationRow:
+    def _row(self, brand: str, token: Secret, hint: str, due_at: float) -> RevocationRow:
         row_id = self._vault.new_id()
         return RevocationRow(
             id=row_id,
             brand=brand,
-            due_at=now,
-            give_up_at=now + GIVE_UP_AFTER,
+            due_at=due_at,
+            give_up_at=due_at + GIVE_UP_AFTER,
             sealed=self._vault.sealer.seal_revocation(row_id, brand, token, hint),
         )

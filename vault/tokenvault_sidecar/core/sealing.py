@@ -10,6 +10,7 @@ are HMAC-SHA-256, so that a stolen file cannot be searched for a consumer.
 import json
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from cryptography.exceptions import InvalidTag
@@ -26,6 +27,7 @@ from tokenvault_sidecar.core.model import (
     Delegation,
     DelegationStatus,
     Grant,
+    Held,
     Outcome,
     Secret,
     Session,
@@ -116,45 +118,12 @@ class Sealer:
         return self._blind("delegation", state.reveal())
 
     def seal_grant(self, key: bytes, grant: Grant) -> bytes:
-        tokens, session = grant.tokens, grant.session
-        record = {
-            "f": grant.family,
-            "a": tokens.access_token.reveal(),
-            "t": tokens.token_type,
-            "s": " ".join(tokens.scopes),
-            "i": tokens.issued_at,
-            "e": tokens.expires_at,
-            "r": _reveal(tokens.refresh_token),
-            "d": _reveal(tokens.id_token),
-            "de": tokens.id_token_expires_at,
-            "sub": grant.subject,
-            "ses": session and [session.absolute_end, session.idle, session.last_used_at],
-            "end": grant.ends_at,
-        }
-        return self._seal(record, "grants", key, grant.brand, grant.kind, tokens.version)
+        return self._seal(_grant_record(grant), "grants", key, grant.brand, grant.kind, grant.tokens.version)
 
     def open_grant(self, row: GrantRow) -> Grant:
         """Raises StoreUnavailable for a row that is not authentic or whose data key is gone."""
         r = self._open(row.sealed, "grants", row.key, row.brand, row.kind, row.version)
-        return Grant(
-            brand=row.brand,
-            kind=row.kind,
-            family=r["f"],
-            tokens=TokenSet(
-                version=row.version,
-                access_token=Secret(r["a"]),
-                token_type=r["t"],
-                scopes=tuple(r["s"].split()),
-                issued_at=r["i"],
-                expires_at=r["e"],
-                refresh_token=_secret(r["r"]),
-                id_token=_secret(r["d"]),
-                id_token_expires_at=r["de"],
-            ),
-            subject=r["sub"],
-            session=Session(*r["ses"]) if r["ses"] else None,
-            ends_at=r["end"],
-        )
+        return _grant(r, row.brand, row.kind, row.version)
 
     def seal_delegation(self, state: Secret, delegation: Delegation) -> DelegationRow:
         key, context = self.state_key(state), delegation.context
@@ -192,6 +161,31 @@ class Sealer:
             code_verifier=Secret(r["v"]),
             expires_at=r["e"],
             expected_subject=r["sub"],
+        )
+
+    def code_hash(self, delegation_id: str, code: Secret) -> bytes:
+        """What is kept of a confirmation code: 32 bytes, blind."""
+        return self._blind("confirmation", delegation_id, code.reveal())
+
+    def seal_held(self, row: DelegationRow, held: Held) -> DelegationRow:
+        """The delegation's row with this in it."""
+        record = {
+            "g": _grant_record(held.grant),
+            "v": held.grant.tokens.version,
+            "c": held.code.hex(),
+            "q": held.revocations,
+            "w": [code.hex() for code in held.tried],
+        }
+        return replace(row, sealed=self._seal(record, "delegations", row.key, row.brand, row.kind, ""))
+
+    def open_held(self, row: DelegationRow) -> Held:
+        """Raises StoreUnavailable, as `open_grant`."""
+        r = self._open(row.sealed, "delegations", row.key, row.brand, row.kind, "")
+        return Held(
+            grant=_grant(r["g"], row.brand, row.kind, r["v"]),
+            code=bytes.fromhex(r["c"]),
+            revocations=tuple(r["q"]),
+            tried=tuple(bytes.fromhex(code) for code in r["w"]),
         )
 
     def outcome_key(self, delegation_id: str) -> bytes:
@@ -312,6 +306,46 @@ class Sealer:
                 f"a row of {table} of brand {brand!r} is not authentic: it was changed or moved; "
                 "restore the file from a backup, or invalidate the context"
             ) from None
+
+
+def _grant_record(grant: Grant) -> dict[str, object]:
+    tokens, session = grant.tokens, grant.session
+    return {
+        "f": grant.family,
+        "a": tokens.access_token.reveal(),
+        "t": tokens.token_type,
+        "s": " ".join(tokens.scopes),
+        "i": tokens.issued_at,
+        "e": tokens.expires_at,
+        "r": _reveal(tokens.refresh_token),
+        "d": _reveal(tokens.id_token),
+        "de": tokens.id_token_expires_at,
+        "sub": grant.subject,
+        "ses": session and [session.absolute_end, session.idle, session.last_used_at],
+        "end": grant.ends_at,
+    }
+
+
+def _grant(r: Mapping[str, Any], brand: str, kind: ContextKind, version: str) -> Grant:
+    return Grant(
+        brand=brand,
+        kind=kind,
+        family=r["f"],
+        tokens=TokenSet(
+            version=version,
+            access_token=Secret(r["a"]),
+            token_type=r["t"],
+            scopes=tuple(r["s"].split()),
+            issued_at=r["i"],
+            expires_at=r["e"],
+            refresh_token=_secret(r["r"]),
+            id_token=_secret(r["d"]),
+            id_token_expires_at=r["de"],
+        ),
+        subject=r["sub"],
+        session=Session(*r["ses"]) if r["ses"] else None,
+        ends_at=r["end"],
+    )
 
 
 def _bound(table: str, key: bytes, brand: str, kind: ContextKind | str, version: str) -> bytes:

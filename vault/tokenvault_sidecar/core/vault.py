@@ -8,7 +8,16 @@ from tokenvault_sidecar.core import lifecycle
 from tokenvault_sidecar.core.background import Background
 from tokenvault_sidecar.core.errors import InvalidRequest, ServerMisconfigured
 from tokenvault_sidecar.core.gate import Gate
-from tokenvault_sidecar.core.model import Brand, Context, ContextKind, Delegation, Grant, Outcome, Secret
+from tokenvault_sidecar.core.model import (
+    Brand,
+    Context,
+    ContextKind,
+    Delegation,
+    Grant,
+    Held,
+    Outcome,
+    Secret,
+)
 from tokenvault_sidecar.core.ports import (
     AuthorizationServer,
     Clock,
@@ -92,6 +101,10 @@ class Vault:
     async def open_delegation(self, row: DelegationRow) -> Delegation:
         """Raises StoreUnavailable, as the sealer does."""
         return await self._open(self.sealer.open_delegation, row)
+
+    async def open_held(self, row: DelegationRow) -> Held:
+        """Raises StoreUnavailable, as the sealer does."""
+        return await self._open(self.sealer.open_held, row)
 
     async def open_outcome(self, row: OutcomeRow) -> Outcome:
         """Raises StoreUnavailable, as the sealer does."""

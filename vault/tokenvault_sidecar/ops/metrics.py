@@ -27,6 +27,7 @@ _REVOCATIONS: Final = {
     "revocation_waits": "waits",
     "revocation_given_up": "given_up",
 }
+_CONFIRMATIONS: Final = ("shown", "confirmed", "wrong")
 _UNSAVED: Final = {"renewal_unsaved": "renewal", "delegation_unsaved": "delegation"}
 
 
@@ -47,6 +48,12 @@ class Metrics:
         )
         self._renewals = self._counter("renewals", "Redemptions of refresh tokens.", "brand", "outcome")
         self._delegations = self._counter("delegations", "Delegations that ended.", "brand", "outcome")
+        self._confirmations = self._counter(
+            "confirmations",
+            "Confirmation codes: shown to consumers, brought, and others that were tried.",
+            "brand",
+            "outcome",
+        )
         self._revocations = self._counter(
             "revocations", "Attempts to revoke a token (RFC 7009).", "brand", "outcome"
         )
@@ -69,6 +76,8 @@ class Metrics:
             for what in _UNSAVED.values():
                 self._unsaved.labels(brand, what)
             self._delegations.labels(brand, "completed")
+            for outcome in _CONFIRMATIONS:
+                self._confirmations.labels(brand, outcome)
             self._unreadable.labels(brand)
 
     def call(self, rpc: str, caller: str | None, reason: str, seconds: float) -> None:
@@ -92,6 +101,8 @@ class Metrics:
             self._renewals.labels(brand, outcome).inc()
         elif event == "delegation":
             self._delegations.labels(brand, outcome).inc()
+        elif event == "confirmation":
+            self._confirmations.labels(brand, outcome).inc()
         elif event in _REVOCATIONS:
             self._revocations.labels(brand, _REVOCATIONS[event]).inc()
         elif event in _UNSAVED:

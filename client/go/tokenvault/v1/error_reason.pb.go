@@ -43,7 +43,7 @@ const (
 	// FAILED_PRECONDITION: more scopes were asked for than were granted.
 	ErrorReason_ERROR_REASON_SCOPE_NOT_GRANTED ErrorReason = 4
 	// NOT_FOUND: the state is unknown, used, expired, or another caller's; or the
-	// delegation_id is.
+	// delegation_id is, or names a delegation that waits for no confirmation code.
 	ErrorReason_ERROR_REASON_STATE_NOT_FOUND ErrorReason = 5
 	// FAILED_PRECONDITION: the authorization server answered with an error
 	// instead of a code, most often because the consumer declined.
@@ -81,6 +81,14 @@ const (
 	ErrorReason_ERROR_REASON_INVALID_REQUEST ErrorReason = 18
 	// INTERNAL: a defect of the sidecar. Its log has the details.
 	ErrorReason_ERROR_REASON_INTERNAL ErrorReason = 19
+	// FAILED_PRECONDITION: the consumer has logged in and was shown a
+	// confirmation code, but has not brought it yet. Ask for it in the
+	// conversation, and give it to ConfirmDelegation.
+	ErrorReason_ERROR_REASON_CONFIRMATION_REQUIRED ErrorReason = 20
+	// FAILED_PRECONDITION: the confirmation code is not the one that was shown.
+	// ErrorInfo's metadata has as "tries_left" how many other codes may be tried;
+	// with 0 the delegation is void.
+	ErrorReason_ERROR_REASON_CONFIRMATION_CODE_WRONG ErrorReason = 21
 )
 
 // Enum value maps for ErrorReason.
@@ -106,28 +114,32 @@ var (
 		17: "ERROR_REASON_STORE_UNAVAILABLE",
 		18: "ERROR_REASON_INVALID_REQUEST",
 		19: "ERROR_REASON_INTERNAL",
+		20: "ERROR_REASON_CONFIRMATION_REQUIRED",
+		21: "ERROR_REASON_CONFIRMATION_CODE_WRONG",
 	}
 	ErrorReason_value = map[string]int32{
-		"ERROR_REASON_UNSPECIFIED":          0,
-		"ERROR_REASON_GRANT_NOT_FOUND":      1,
-		"ERROR_REASON_CONSENT_REQUIRED":     2,
-		"ERROR_REASON_SESSION_ENDED":        3,
-		"ERROR_REASON_SCOPE_NOT_GRANTED":    4,
-		"ERROR_REASON_STATE_NOT_FOUND":      5,
-		"ERROR_REASON_AUTHORIZATION_DENIED": 6,
-		"ERROR_REASON_CODE_REJECTED":        7,
-		"ERROR_REASON_INVALID_ID_TOKEN":     8,
-		"ERROR_REASON_ISSUER_MISMATCH":      9,
-		"ERROR_REASON_SUBJECT_MISMATCH":     10,
-		"ERROR_REASON_AS_UNAVAILABLE":       11,
-		"ERROR_REASON_AS_MISCONFIGURED":     12,
-		"ERROR_REASON_UNKNOWN_CALLER":       13,
-		"ERROR_REASON_POLICY_DENIED":        14,
-		"ERROR_REASON_BEARER_INVALID":       15,
-		"ERROR_REASON_RATE_LIMITED":         16,
-		"ERROR_REASON_STORE_UNAVAILABLE":    17,
-		"ERROR_REASON_INVALID_REQUEST":      18,
-		"ERROR_REASON_INTERNAL":             19,
+		"ERROR_REASON_UNSPECIFIED":             0,
+		"ERROR_REASON_GRANT_NOT_FOUND":         1,
+		"ERROR_REASON_CONSENT_REQUIRED":        2,
+		"ERROR_REASON_SESSION_ENDED":           3,
+		"ERROR_REASON_SCOPE_NOT_GRANTED":       4,
+		"ERROR_REASON_STATE_NOT_FOUND":         5,
+		"ERROR_REASON_AUTHORIZATION_DENIED":    6,
+		"ERROR_REASON_CODE_REJECTED":           7,
+		"ERROR_REASON_INVALID_ID_TOKEN":        8,
+		"ERROR_REASON_ISSUER_MISMATCH":         9,
+		"ERROR_REASON_SUBJECT_MISMATCH":        10,
+		"ERROR_REASON_AS_UNAVAILABLE":          11,
+		"ERROR_REASON_AS_MISCONFIGURED":        12,
+		"ERROR_REASON_UNKNOWN_CALLER":          13,
+		"ERROR_REASON_POLICY_DENIED":           14,
+		"ERROR_REASON_BEARER_INVALID":          15,
+		"ERROR_REASON_RATE_LIMITED":            16,
+		"ERROR_REASON_STORE_UNAVAILABLE":       17,
+		"ERROR_REASON_INVALID_REQUEST":         18,
+		"ERROR_REASON_INTERNAL":                19,
+		"ERROR_REASON_CONFIRMATION_REQUIRED":   20,
+		"ERROR_REASON_CONFIRMATION_CODE_WRONG": 21,
 	}
 )
 
@@ -162,7 +174,7 @@ var File_tokenvault_v1_error_reason_proto protoreflect.FileDescriptor
 
 const file_tokenvault_v1_error_reason_proto_rawDesc = "" +
 	"\n" +
-	" tokenvault/v1/error_reason.proto\x12\rtokenvault.v1*\xab\x05\n" +
+	" tokenvault/v1/error_reason.proto\x12\rtokenvault.v1*\xfd\x05\n" +
 	"\vErrorReason\x12\x1c\n" +
 	"\x18ERROR_REASON_UNSPECIFIED\x10\x00\x12 \n" +
 	"\x1cERROR_REASON_GRANT_NOT_FOUND\x10\x01\x12!\n" +
@@ -184,7 +196,9 @@ const file_tokenvault_v1_error_reason_proto_rawDesc = "" +
 	"\x19ERROR_REASON_RATE_LIMITED\x10\x10\x12\"\n" +
 	"\x1eERROR_REASON_STORE_UNAVAILABLE\x10\x11\x12 \n" +
 	"\x1cERROR_REASON_INVALID_REQUEST\x10\x12\x12\x19\n" +
-	"\x15ERROR_REASON_INTERNAL\x10\x13B\\\n" +
+	"\x15ERROR_REASON_INTERNAL\x10\x13\x12&\n" +
+	"\"ERROR_REASON_CONFIRMATION_REQUIRED\x10\x14\x12(\n" +
+	"$ERROR_REASON_CONFIRMATION_CODE_WRONG\x10\x15B\\\n" +
 	"\rtokenvault.v1B\x10ErrorReasonProtoP\x01Z7tokenvault.example/client/go/tokenvault/v1;tokenvaultv1b\x06proto3"
 
 var (

@@ -53,8 +53,12 @@ const (
 	DelegationStatus_DELEGATION_STATUS_DENIED DelegationStatus = 3
 	// It came to nothing: the reason says why. Start a new one.
 	DelegationStatus_DELEGATION_STATUS_FAILED DelegationStatus = 4
-	// The consumer did not come back in time. Start a new one.
+	// The consumer did not come back in time, or did not bring the confirmation
+	// code in time. Start a new one.
 	DelegationStatus_DELEGATION_STATUS_EXPIRED DelegationStatus = 5
+	// The consumer has logged in and was shown a confirmation code: ask for it,
+	// and give it to ConfirmDelegation. Until then GetToken serves nothing new.
+	DelegationStatus_DELEGATION_STATUS_AWAITING_CONFIRMATION DelegationStatus = 6
 )
 
 // Enum value maps for DelegationStatus.
@@ -66,14 +70,16 @@ var (
 		3: "DELEGATION_STATUS_DENIED",
 		4: "DELEGATION_STATUS_FAILED",
 		5: "DELEGATION_STATUS_EXPIRED",
+		6: "DELEGATION_STATUS_AWAITING_CONFIRMATION",
 	}
 	DelegationStatus_value = map[string]int32{
-		"DELEGATION_STATUS_UNSPECIFIED": 0,
-		"DELEGATION_STATUS_PENDING":     1,
-		"DELEGATION_STATUS_COMPLETED":   2,
-		"DELEGATION_STATUS_DENIED":      3,
-		"DELEGATION_STATUS_FAILED":      4,
-		"DELEGATION_STATUS_EXPIRED":     5,
+		"DELEGATION_STATUS_UNSPECIFIED":           0,
+		"DELEGATION_STATUS_PENDING":               1,
+		"DELEGATION_STATUS_COMPLETED":             2,
+		"DELEGATION_STATUS_DENIED":                3,
+		"DELEGATION_STATUS_FAILED":                4,
+		"DELEGATION_STATUS_EXPIRED":               5,
+		"DELEGATION_STATUS_AWAITING_CONFIRMATION": 6,
 	}
 )
 
@@ -607,8 +613,12 @@ type CompleteDelegationResponse struct {
 	// When the consumer's session ends unless it is used before then. Consumer
 	// contexts only.
 	SessionExpireTime *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=session_expire_time,json=sessionExpireTime,proto3" json:"session_expire_time,omitempty"`
-	unknownFields     protoimpl.UnknownFields
-	sizeCache         protoimpl.SizeCache
+	// Set where the grant is locked until ConfirmDelegation brings this code. In
+	// an answer of CompleteDelegation only: the bot is told the code by the
+	// consumer.
+	Confirmation  *Confirmation `protobuf:"bytes,7,opt,name=confirmation,proto3" json:"confirmation,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *CompleteDelegationResponse) Reset() {
@@ -683,6 +693,172 @@ func (x *CompleteDelegationResponse) GetSessionExpireTime() *timestamppb.Timesta
 	return nil
 }
 
+func (x *CompleteDelegationResponse) GetConfirmation() *Confirmation {
+	if x != nil {
+		return x.Confirmation
+	}
+	return nil
+}
+
+// A confirmation code, for the page on which the consumer's login ends.
+type Confirmation struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The code: eight digits. Show it to the browser that brought the response,
+	// with "no-store", and to nobody else: never in the conversation, a URL or a
+	// log.
+	Code string `protobuf:"bytes,1,opt,name=code,proto3" json:"code,omitempty"`
+	// When it stops working.
+	ExpireTime    *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=expire_time,json=expireTime,proto3" json:"expire_time,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Confirmation) Reset() {
+	*x = Confirmation{}
+	mi := &file_tokenvault_v1_token_vault_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Confirmation) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Confirmation) ProtoMessage() {}
+
+func (x *Confirmation) ProtoReflect() protoreflect.Message {
+	mi := &file_tokenvault_v1_token_vault_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Confirmation.ProtoReflect.Descriptor instead.
+func (*Confirmation) Descriptor() ([]byte, []int) {
+	return file_tokenvault_v1_token_vault_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *Confirmation) GetCode() string {
+	if x != nil {
+		return x.Code
+	}
+	return ""
+}
+
+func (x *Confirmation) GetExpireTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.ExpireTime
+	}
+	return nil
+}
+
+// Brings a confirmation code.
+type ConfirmDelegationRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// As StartDelegation answered it. Required.
+	DelegationId string `protobuf:"bytes,1,opt,name=delegation_id,json=delegationId,proto3" json:"delegation_id,omitempty"`
+	// The code as the consumer typed it. Required. Spaces, dashes and other
+	// punctuation are passed over, and digits of every script are understood.
+	ConfirmationCode string `protobuf:"bytes,2,opt,name=confirmation_code,json=confirmationCode,proto3" json:"confirmation_code,omitempty"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
+}
+
+func (x *ConfirmDelegationRequest) Reset() {
+	*x = ConfirmDelegationRequest{}
+	mi := &file_tokenvault_v1_token_vault_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ConfirmDelegationRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ConfirmDelegationRequest) ProtoMessage() {}
+
+func (x *ConfirmDelegationRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_tokenvault_v1_token_vault_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ConfirmDelegationRequest.ProtoReflect.Descriptor instead.
+func (*ConfirmDelegationRequest) Descriptor() ([]byte, []int) {
+	return file_tokenvault_v1_token_vault_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *ConfirmDelegationRequest) GetDelegationId() string {
+	if x != nil {
+		return x.DelegationId
+	}
+	return ""
+}
+
+func (x *ConfirmDelegationRequest) GetConfirmationCode() string {
+	if x != nil {
+		return x.ConfirmationCode
+	}
+	return ""
+}
+
+// The grant is unlocked.
+type ConfirmDelegationResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// What the consumer has delegated.
+	Delegated     *CompleteDelegationResponse `protobuf:"bytes,1,opt,name=delegated,proto3" json:"delegated,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ConfirmDelegationResponse) Reset() {
+	*x = ConfirmDelegationResponse{}
+	mi := &file_tokenvault_v1_token_vault_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ConfirmDelegationResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ConfirmDelegationResponse) ProtoMessage() {}
+
+func (x *ConfirmDelegationResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_tokenvault_v1_token_vault_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ConfirmDelegationResponse.ProtoReflect.Descriptor instead.
+func (*ConfirmDelegationResponse) Descriptor() ([]byte, []int) {
+	return file_tokenvault_v1_token_vault_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *ConfirmDelegationResponse) GetDelegated() *CompleteDelegationResponse {
+	if x != nil {
+		return x.Delegated
+	}
+	return nil
+}
+
 // Names the delegation to watch.
 type WatchDelegationRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -694,7 +870,7 @@ type WatchDelegationRequest struct {
 
 func (x *WatchDelegationRequest) Reset() {
 	*x = WatchDelegationRequest{}
-	mi := &file_tokenvault_v1_token_vault_proto_msgTypes[7]
+	mi := &file_tokenvault_v1_token_vault_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -706,7 +882,7 @@ func (x *WatchDelegationRequest) String() string {
 func (*WatchDelegationRequest) ProtoMessage() {}
 
 func (x *WatchDelegationRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tokenvault_v1_token_vault_proto_msgTypes[7]
+	mi := &file_tokenvault_v1_token_vault_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -719,7 +895,7 @@ func (x *WatchDelegationRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchDelegationRequest.ProtoReflect.Descriptor instead.
 func (*WatchDelegationRequest) Descriptor() ([]byte, []int) {
-	return file_tokenvault_v1_token_vault_proto_rawDescGZIP(), []int{7}
+	return file_tokenvault_v1_token_vault_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *WatchDelegationRequest) GetDelegationId() string {
@@ -732,11 +908,12 @@ func (x *WatchDelegationRequest) GetDelegationId() string {
 // How a delegation stands.
 type WatchDelegationResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// All but PENDING are final.
+	// All but PENDING and AWAITING_CONFIRMATION are final.
 	Status DelegationStatus `protobuf:"varint,1,opt,name=status,proto3,enum=tokenvault.v1.DelegationStatus" json:"status,omitempty"`
-	// Why. With DENIED and FAILED only; the reasons of CompleteDelegation.
+	// Why. With DENIED and FAILED only; the reasons of CompleteDelegation and
+	// ConfirmDelegation.
 	Reason ErrorReason `protobuf:"varint,2,opt,name=reason,proto3,enum=tokenvault.v1.ErrorReason" json:"reason,omitempty"`
-	// When the link stops working.
+	// When the link stops working; the confirmation code, where one was shown.
 	ExpireTime *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=expire_time,json=expireTime,proto3" json:"expire_time,omitempty"`
 	// What CompleteDelegation answers. With COMPLETED only.
 	Delegated     *CompleteDelegationResponse `protobuf:"bytes,4,opt,name=delegated,proto3" json:"delegated,omitempty"`
@@ -746,7 +923,7 @@ type WatchDelegationResponse struct {
 
 func (x *WatchDelegationResponse) Reset() {
 	*x = WatchDelegationResponse{}
-	mi := &file_tokenvault_v1_token_vault_proto_msgTypes[8]
+	mi := &file_tokenvault_v1_token_vault_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -758,7 +935,7 @@ func (x *WatchDelegationResponse) String() string {
 func (*WatchDelegationResponse) ProtoMessage() {}
 
 func (x *WatchDelegationResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tokenvault_v1_token_vault_proto_msgTypes[8]
+	mi := &file_tokenvault_v1_token_vault_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -771,7 +948,7 @@ func (x *WatchDelegationResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchDelegationResponse.ProtoReflect.Descriptor instead.
 func (*WatchDelegationResponse) Descriptor() ([]byte, []int) {
-	return file_tokenvault_v1_token_vault_proto_rawDescGZIP(), []int{8}
+	return file_tokenvault_v1_token_vault_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *WatchDelegationResponse) GetStatus() DelegationStatus {
@@ -824,7 +1001,9 @@ type GetTokenRequest struct {
 	// Where set, a call that would fail with GRANT_NOT_FOUND, CONSENT_REQUIRED or
 	// SESSION_ENDED starts a delegation, and its error carries the link as
 	// ConsentChallenge. Where there can be no link the call fails by the reasons
-	// of StartDelegation instead, which the caller's policy must allow too.
+	// of StartDelegation instead, which the caller's policy must allow too; where
+	// the consumer has used the caller's last one and was shown a confirmation
+	// code, with CONFIRMATION_REQUIRED.
 	Challenge     *ChallengeOptions `protobuf:"bytes,7,opt,name=challenge,proto3" json:"challenge,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -832,7 +1011,7 @@ type GetTokenRequest struct {
 
 func (x *GetTokenRequest) Reset() {
 	*x = GetTokenRequest{}
-	mi := &file_tokenvault_v1_token_vault_proto_msgTypes[9]
+	mi := &file_tokenvault_v1_token_vault_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -844,7 +1023,7 @@ func (x *GetTokenRequest) String() string {
 func (*GetTokenRequest) ProtoMessage() {}
 
 func (x *GetTokenRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tokenvault_v1_token_vault_proto_msgTypes[9]
+	mi := &file_tokenvault_v1_token_vault_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -857,7 +1036,7 @@ func (x *GetTokenRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetTokenRequest.ProtoReflect.Descriptor instead.
 func (*GetTokenRequest) Descriptor() ([]byte, []int) {
-	return file_tokenvault_v1_token_vault_proto_rawDescGZIP(), []int{9}
+	return file_tokenvault_v1_token_vault_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *GetTokenRequest) GetBrandId() string {
@@ -924,7 +1103,7 @@ type ChallengeOptions struct {
 
 func (x *ChallengeOptions) Reset() {
 	*x = ChallengeOptions{}
-	mi := &file_tokenvault_v1_token_vault_proto_msgTypes[10]
+	mi := &file_tokenvault_v1_token_vault_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -936,7 +1115,7 @@ func (x *ChallengeOptions) String() string {
 func (*ChallengeOptions) ProtoMessage() {}
 
 func (x *ChallengeOptions) ProtoReflect() protoreflect.Message {
-	mi := &file_tokenvault_v1_token_vault_proto_msgTypes[10]
+	mi := &file_tokenvault_v1_token_vault_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -949,7 +1128,7 @@ func (x *ChallengeOptions) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ChallengeOptions.ProtoReflect.Descriptor instead.
 func (*ChallengeOptions) Descriptor() ([]byte, []int) {
-	return file_tokenvault_v1_token_vault_proto_rawDescGZIP(), []int{10}
+	return file_tokenvault_v1_token_vault_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *ChallengeOptions) GetScopes() []string {
@@ -973,11 +1152,12 @@ func (x *ChallengeOptions) GetRedirectUri() string {
 type ConsentChallenge struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The link to open in the consumer's browser: give it to the consumer, never
-	// to a log.
+	// to a log. Empty with CONFIRMATION_REQUIRED.
 	AuthorizationUrl string `protobuf:"bytes,1,opt,name=authorization_url,json=authorizationUrl,proto3" json:"authorization_url,omitempty"`
-	// Names the delegation, for WatchDelegation. Not a secret.
+	// Names the delegation, for WatchDelegation and ConfirmDelegation. Not a
+	// secret.
 	DelegationId string `protobuf:"bytes,2,opt,name=delegation_id,json=delegationId,proto3" json:"delegation_id,omitempty"`
-	// When the link stops working.
+	// When the link stops working; the confirmation code, where one was shown.
 	ExpireTime    *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=expire_time,json=expireTime,proto3" json:"expire_time,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -985,7 +1165,7 @@ type ConsentChallenge struct {
 
 func (x *ConsentChallenge) Reset() {
 	*x = ConsentChallenge{}
-	mi := &file_tokenvault_v1_token_vault_proto_msgTypes[11]
+	mi := &file_tokenvault_v1_token_vault_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -997,7 +1177,7 @@ func (x *ConsentChallenge) String() string {
 func (*ConsentChallenge) ProtoMessage() {}
 
 func (x *ConsentChallenge) ProtoReflect() protoreflect.Message {
-	mi := &file_tokenvault_v1_token_vault_proto_msgTypes[11]
+	mi := &file_tokenvault_v1_token_vault_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1010,7 +1190,7 @@ func (x *ConsentChallenge) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConsentChallenge.ProtoReflect.Descriptor instead.
 func (*ConsentChallenge) Descriptor() ([]byte, []int) {
-	return file_tokenvault_v1_token_vault_proto_rawDescGZIP(), []int{11}
+	return file_tokenvault_v1_token_vault_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *ConsentChallenge) GetAuthorizationUrl() string {
@@ -1060,7 +1240,7 @@ type GetTokenResponse struct {
 
 func (x *GetTokenResponse) Reset() {
 	*x = GetTokenResponse{}
-	mi := &file_tokenvault_v1_token_vault_proto_msgTypes[12]
+	mi := &file_tokenvault_v1_token_vault_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1072,7 +1252,7 @@ func (x *GetTokenResponse) String() string {
 func (*GetTokenResponse) ProtoMessage() {}
 
 func (x *GetTokenResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tokenvault_v1_token_vault_proto_msgTypes[12]
+	mi := &file_tokenvault_v1_token_vault_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1085,7 +1265,7 @@ func (x *GetTokenResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetTokenResponse.ProtoReflect.Descriptor instead.
 func (*GetTokenResponse) Descriptor() ([]byte, []int) {
-	return file_tokenvault_v1_token_vault_proto_rawDescGZIP(), []int{12}
+	return file_tokenvault_v1_token_vault_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *GetTokenResponse) GetAccessToken() string {
@@ -1150,7 +1330,7 @@ type InvalidateRequest struct {
 
 func (x *InvalidateRequest) Reset() {
 	*x = InvalidateRequest{}
-	mi := &file_tokenvault_v1_token_vault_proto_msgTypes[13]
+	mi := &file_tokenvault_v1_token_vault_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1162,7 +1342,7 @@ func (x *InvalidateRequest) String() string {
 func (*InvalidateRequest) ProtoMessage() {}
 
 func (x *InvalidateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tokenvault_v1_token_vault_proto_msgTypes[13]
+	mi := &file_tokenvault_v1_token_vault_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1175,7 +1355,7 @@ func (x *InvalidateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InvalidateRequest.ProtoReflect.Descriptor instead.
 func (*InvalidateRequest) Descriptor() ([]byte, []int) {
-	return file_tokenvault_v1_token_vault_proto_rawDescGZIP(), []int{13}
+	return file_tokenvault_v1_token_vault_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *InvalidateRequest) GetBrandId() string {
@@ -1203,7 +1383,7 @@ type InvalidateResponse struct {
 
 func (x *InvalidateResponse) Reset() {
 	*x = InvalidateResponse{}
-	mi := &file_tokenvault_v1_token_vault_proto_msgTypes[14]
+	mi := &file_tokenvault_v1_token_vault_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1215,7 +1395,7 @@ func (x *InvalidateResponse) String() string {
 func (*InvalidateResponse) ProtoMessage() {}
 
 func (x *InvalidateResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tokenvault_v1_token_vault_proto_msgTypes[14]
+	mi := &file_tokenvault_v1_token_vault_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1228,7 +1408,7 @@ func (x *InvalidateResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InvalidateResponse.ProtoReflect.Descriptor instead.
 func (*InvalidateResponse) Descriptor() ([]byte, []int) {
-	return file_tokenvault_v1_token_vault_proto_rawDescGZIP(), []int{14}
+	return file_tokenvault_v1_token_vault_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *InvalidateResponse) GetRevocation() Revocation {
@@ -1272,14 +1452,24 @@ const file_tokenvault_v1_token_vault_proto_rawDesc = "" +
 	"\x04code\x18\x02 \x01(\tR\x04code\x12\x10\n" +
 	"\x03iss\x18\x03 \x01(\tR\x03iss\x12\x14\n" +
 	"\x05error\x18\x04 \x01(\tR\x05error\x12+\n" +
-	"\x11error_description\x18\x05 \x01(\tR\x10errorDescription\"\xcb\x02\n" +
+	"\x11error_description\x18\x05 \x01(\tR\x10errorDescription\"\x8c\x03\n" +
 	"\x1aCompleteDelegationResponse\x12\x19\n" +
 	"\bbrand_id\x18\x01 \x01(\tR\abrandId\x120\n" +
 	"\acontext\x18\x02 \x01(\v2\x16.tokenvault.v1.ContextR\acontext\x12%\n" +
 	"\x0egranted_scopes\x18\x03 \x03(\tR\rgrantedScopes\x12\x18\n" +
 	"\asubject\x18\x04 \x01(\tR\asubject\x12S\n" +
 	"\x18access_token_expire_time\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\x15accessTokenExpireTime\x12J\n" +
-	"\x13session_expire_time\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\x11sessionExpireTime\"=\n" +
+	"\x13session_expire_time\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\x11sessionExpireTime\x12?\n" +
+	"\fconfirmation\x18\a \x01(\v2\x1b.tokenvault.v1.ConfirmationR\fconfirmation\"d\n" +
+	"\fConfirmation\x12\x17\n" +
+	"\x04code\x18\x01 \x01(\tB\x03\x80\x01\x01R\x04code\x12;\n" +
+	"\vexpire_time\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
+	"expireTime\"q\n" +
+	"\x18ConfirmDelegationRequest\x12#\n" +
+	"\rdelegation_id\x18\x01 \x01(\tR\fdelegationId\x120\n" +
+	"\x11confirmation_code\x18\x02 \x01(\tB\x03\x80\x01\x01R\x10confirmationCode\"d\n" +
+	"\x19ConfirmDelegationResponse\x12G\n" +
+	"\tdelegated\x18\x01 \x01(\v2).tokenvault.v1.CompleteDelegationResponseR\tdelegated\"=\n" +
 	"\x16WatchDelegationRequest\x12#\n" +
 	"\rdelegation_id\x18\x01 \x01(\tR\fdelegationId\"\x8c\x02\n" +
 	"\x17WatchDelegationResponse\x127\n" +
@@ -1320,24 +1510,26 @@ const file_tokenvault_v1_token_vault_proto_rawDesc = "" +
 	"\x12InvalidateResponse\x129\n" +
 	"\n" +
 	"revocation\x18\x01 \x01(\x0e2\x19.tokenvault.v1.RevocationR\n" +
-	"revocation*\xd0\x01\n" +
+	"revocation*\xfd\x01\n" +
 	"\x10DelegationStatus\x12!\n" +
 	"\x1dDELEGATION_STATUS_UNSPECIFIED\x10\x00\x12\x1d\n" +
 	"\x19DELEGATION_STATUS_PENDING\x10\x01\x12\x1f\n" +
 	"\x1bDELEGATION_STATUS_COMPLETED\x10\x02\x12\x1c\n" +
 	"\x18DELEGATION_STATUS_DENIED\x10\x03\x12\x1c\n" +
 	"\x18DELEGATION_STATUS_FAILED\x10\x04\x12\x1d\n" +
-	"\x19DELEGATION_STATUS_EXPIRED\x10\x05*w\n" +
+	"\x19DELEGATION_STATUS_EXPIRED\x10\x05\x12+\n" +
+	"'DELEGATION_STATUS_AWAITING_CONFIRMATION\x10\x06*w\n" +
 	"\n" +
 	"Revocation\x12\x1a\n" +
 	"\x16REVOCATION_UNSPECIFIED\x10\x00\x12\x18\n" +
 	"\x14REVOCATION_NOT_FOUND\x10\x01\x12\x15\n" +
 	"\x11REVOCATION_QUEUED\x10\x02\x12\x1c\n" +
-	"\x18REVOCATION_NOT_SUPPORTED\x10\x032\xdd\x03\n" +
+	"\x18REVOCATION_NOT_SUPPORTED\x10\x032\xc5\x04\n" +
 	"\n" +
 	"TokenVault\x12`\n" +
 	"\x0fStartDelegation\x12%.tokenvault.v1.StartDelegationRequest\x1a&.tokenvault.v1.StartDelegationResponse\x12i\n" +
-	"\x12CompleteDelegation\x12(.tokenvault.v1.CompleteDelegationRequest\x1a).tokenvault.v1.CompleteDelegationResponse\x12b\n" +
+	"\x12CompleteDelegation\x12(.tokenvault.v1.CompleteDelegationRequest\x1a).tokenvault.v1.CompleteDelegationResponse\x12f\n" +
+	"\x11ConfirmDelegation\x12'.tokenvault.v1.ConfirmDelegationRequest\x1a(.tokenvault.v1.ConfirmDelegationResponse\x12b\n" +
 	"\x0fWatchDelegation\x12%.tokenvault.v1.WatchDelegationRequest\x1a&.tokenvault.v1.WatchDelegationResponse0\x01\x12K\n" +
 	"\bGetToken\x12\x1e.tokenvault.v1.GetTokenRequest\x1a\x1f.tokenvault.v1.GetTokenResponse\x12Q\n" +
 	"\n" +
@@ -1357,7 +1549,7 @@ func file_tokenvault_v1_token_vault_proto_rawDescGZIP() []byte {
 }
 
 var file_tokenvault_v1_token_vault_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_tokenvault_v1_token_vault_proto_msgTypes = make([]protoimpl.MessageInfo, 16)
+var file_tokenvault_v1_token_vault_proto_msgTypes = make([]protoimpl.MessageInfo, 19)
 var file_tokenvault_v1_token_vault_proto_goTypes = []any{
 	(DelegationStatus)(0),              // 0: tokenvault.v1.DelegationStatus
 	(Revocation)(0),                    // 1: tokenvault.v1.Revocation
@@ -1368,54 +1560,62 @@ var file_tokenvault_v1_token_vault_proto_goTypes = []any{
 	(*StartDelegationResponse)(nil),    // 6: tokenvault.v1.StartDelegationResponse
 	(*CompleteDelegationRequest)(nil),  // 7: tokenvault.v1.CompleteDelegationRequest
 	(*CompleteDelegationResponse)(nil), // 8: tokenvault.v1.CompleteDelegationResponse
-	(*WatchDelegationRequest)(nil),     // 9: tokenvault.v1.WatchDelegationRequest
-	(*WatchDelegationResponse)(nil),    // 10: tokenvault.v1.WatchDelegationResponse
-	(*GetTokenRequest)(nil),            // 11: tokenvault.v1.GetTokenRequest
-	(*ChallengeOptions)(nil),           // 12: tokenvault.v1.ChallengeOptions
-	(*ConsentChallenge)(nil),           // 13: tokenvault.v1.ConsentChallenge
-	(*GetTokenResponse)(nil),           // 14: tokenvault.v1.GetTokenResponse
-	(*InvalidateRequest)(nil),          // 15: tokenvault.v1.InvalidateRequest
-	(*InvalidateResponse)(nil),         // 16: tokenvault.v1.InvalidateResponse
-	nil,                                // 17: tokenvault.v1.StartDelegationRequest.AuthorizationParametersEntry
-	(*timestamppb.Timestamp)(nil),      // 18: google.protobuf.Timestamp
-	(ErrorReason)(0),                   // 19: tokenvault.v1.ErrorReason
-	(*durationpb.Duration)(nil),        // 20: google.protobuf.Duration
+	(*Confirmation)(nil),               // 9: tokenvault.v1.Confirmation
+	(*ConfirmDelegationRequest)(nil),   // 10: tokenvault.v1.ConfirmDelegationRequest
+	(*ConfirmDelegationResponse)(nil),  // 11: tokenvault.v1.ConfirmDelegationResponse
+	(*WatchDelegationRequest)(nil),     // 12: tokenvault.v1.WatchDelegationRequest
+	(*WatchDelegationResponse)(nil),    // 13: tokenvault.v1.WatchDelegationResponse
+	(*GetTokenRequest)(nil),            // 14: tokenvault.v1.GetTokenRequest
+	(*ChallengeOptions)(nil),           // 15: tokenvault.v1.ChallengeOptions
+	(*ConsentChallenge)(nil),           // 16: tokenvault.v1.ConsentChallenge
+	(*GetTokenResponse)(nil),           // 17: tokenvault.v1.GetTokenResponse
+	(*InvalidateRequest)(nil),          // 18: tokenvault.v1.InvalidateRequest
+	(*InvalidateResponse)(nil),         // 19: tokenvault.v1.InvalidateResponse
+	nil,                                // 20: tokenvault.v1.StartDelegationRequest.AuthorizationParametersEntry
+	(*timestamppb.Timestamp)(nil),      // 21: google.protobuf.Timestamp
+	(ErrorReason)(0),                   // 22: tokenvault.v1.ErrorReason
+	(*durationpb.Duration)(nil),        // 23: google.protobuf.Duration
 }
 var file_tokenvault_v1_token_vault_proto_depIdxs = []int32{
 	3,  // 0: tokenvault.v1.Context.consumer:type_name -> tokenvault.v1.ConsumerContext
 	4,  // 1: tokenvault.v1.Context.conversation:type_name -> tokenvault.v1.ConversationContext
 	2,  // 2: tokenvault.v1.StartDelegationRequest.context:type_name -> tokenvault.v1.Context
-	17, // 3: tokenvault.v1.StartDelegationRequest.authorization_parameters:type_name -> tokenvault.v1.StartDelegationRequest.AuthorizationParametersEntry
-	18, // 4: tokenvault.v1.StartDelegationResponse.expire_time:type_name -> google.protobuf.Timestamp
+	20, // 3: tokenvault.v1.StartDelegationRequest.authorization_parameters:type_name -> tokenvault.v1.StartDelegationRequest.AuthorizationParametersEntry
+	21, // 4: tokenvault.v1.StartDelegationResponse.expire_time:type_name -> google.protobuf.Timestamp
 	2,  // 5: tokenvault.v1.CompleteDelegationResponse.context:type_name -> tokenvault.v1.Context
-	18, // 6: tokenvault.v1.CompleteDelegationResponse.access_token_expire_time:type_name -> google.protobuf.Timestamp
-	18, // 7: tokenvault.v1.CompleteDelegationResponse.session_expire_time:type_name -> google.protobuf.Timestamp
-	0,  // 8: tokenvault.v1.WatchDelegationResponse.status:type_name -> tokenvault.v1.DelegationStatus
-	19, // 9: tokenvault.v1.WatchDelegationResponse.reason:type_name -> tokenvault.v1.ErrorReason
-	18, // 10: tokenvault.v1.WatchDelegationResponse.expire_time:type_name -> google.protobuf.Timestamp
-	8,  // 11: tokenvault.v1.WatchDelegationResponse.delegated:type_name -> tokenvault.v1.CompleteDelegationResponse
-	2,  // 12: tokenvault.v1.GetTokenRequest.context:type_name -> tokenvault.v1.Context
-	20, // 13: tokenvault.v1.GetTokenRequest.min_ttl:type_name -> google.protobuf.Duration
-	12, // 14: tokenvault.v1.GetTokenRequest.challenge:type_name -> tokenvault.v1.ChallengeOptions
-	18, // 15: tokenvault.v1.ConsentChallenge.expire_time:type_name -> google.protobuf.Timestamp
-	18, // 16: tokenvault.v1.GetTokenResponse.expire_time:type_name -> google.protobuf.Timestamp
-	2,  // 17: tokenvault.v1.InvalidateRequest.context:type_name -> tokenvault.v1.Context
-	1,  // 18: tokenvault.v1.InvalidateResponse.revocation:type_name -> tokenvault.v1.Revocation
-	5,  // 19: tokenvault.v1.TokenVault.StartDelegation:input_type -> tokenvault.v1.StartDelegationRequest
-	7,  // 20: tokenvault.v1.TokenVault.CompleteDelegation:input_type -> tokenvault.v1.CompleteDelegationRequest
-	9,  // 21: tokenvault.v1.TokenVault.WatchDelegation:input_type -> tokenvault.v1.WatchDelegationRequest
-	11, // 22: tokenvault.v1.TokenVault.GetToken:input_type -> tokenvault.v1.GetTokenRequest
-	15, // 23: tokenvault.v1.TokenVault.Invalidate:input_type -> tokenvault.v1.InvalidateRequest
-	6,  // 24: tokenvault.v1.TokenVault.StartDelegation:output_type -> tokenvault.v1.StartDelegationResponse
-	8,  // 25: tokenvault.v1.TokenVault.CompleteDelegation:output_type -> tokenvault.v1.CompleteDelegationResponse
-	10, // 26: tokenvault.v1.TokenVault.WatchDelegation:output_type -> tokenvault.v1.WatchDelegationResponse
-	14, // 27: tokenvault.v1.TokenVault.GetToken:output_type -> tokenvault.v1.GetTokenResponse
-	16, // 28: tokenvault.v1.TokenVault.Invalidate:output_type -> tokenvault.v1.InvalidateResponse
-	24, // [24:29] is the sub-list for method output_type
-	19, // [19:24] is the sub-list for method input_type
-	19, // [19:19] is the sub-list for extension type_name
-	19, // [19:19] is the sub-list for extension extendee
-	0,  // [0:19] is the sub-list for field type_name
+	21, // 6: tokenvault.v1.CompleteDelegationResponse.access_token_expire_time:type_name -> google.protobuf.Timestamp
+	21, // 7: tokenvault.v1.CompleteDelegationResponse.session_expire_time:type_name -> google.protobuf.Timestamp
+	9,  // 8: tokenvault.v1.CompleteDelegationResponse.confirmation:type_name -> tokenvault.v1.Confirmation
+	21, // 9: tokenvault.v1.Confirmation.expire_time:type_name -> google.protobuf.Timestamp
+	8,  // 10: tokenvault.v1.ConfirmDelegationResponse.delegated:type_name -> tokenvault.v1.CompleteDelegationResponse
+	0,  // 11: tokenvault.v1.WatchDelegationResponse.status:type_name -> tokenvault.v1.DelegationStatus
+	22, // 12: tokenvault.v1.WatchDelegationResponse.reason:type_name -> tokenvault.v1.ErrorReason
+	21, // 13: tokenvault.v1.WatchDelegationResponse.expire_time:type_name -> google.protobuf.Timestamp
+	8,  // 14: tokenvault.v1.WatchDelegationResponse.delegated:type_name -> tokenvault.v1.CompleteDelegationResponse
+	2,  // 15: tokenvault.v1.GetTokenRequest.context:type_name -> tokenvault.v1.Context
+	23, // 16: tokenvault.v1.GetTokenRequest.min_ttl:type_name -> google.protobuf.Duration
+	15, // 17: tokenvault.v1.GetTokenRequest.challenge:type_name -> tokenvault.v1.ChallengeOptions
+	21, // 18: tokenvault.v1.ConsentChallenge.expire_time:type_name -> google.protobuf.Timestamp
+	21, // 19: tokenvault.v1.GetTokenResponse.expire_time:type_name -> google.protobuf.Timestamp
+	2,  // 20: tokenvault.v1.InvalidateRequest.context:type_name -> tokenvault.v1.Context
+	1,  // 21: tokenvault.v1.InvalidateResponse.revocation:type_name -> tokenvault.v1.Revocation
+	5,  // 22: tokenvault.v1.TokenVault.StartDelegation:input_type -> tokenvault.v1.StartDelegationRequest
+	7,  // 23: tokenvault.v1.TokenVault.CompleteDelegation:input_type -> tokenvault.v1.CompleteDelegationRequest
+	10, // 24: tokenvault.v1.TokenVault.ConfirmDelegation:input_type -> tokenvault.v1.ConfirmDelegationRequest
+	12, // 25: tokenvault.v1.TokenVault.WatchDelegation:input_type -> tokenvault.v1.WatchDelegationRequest
+	14, // 26: tokenvault.v1.TokenVault.GetToken:input_type -> tokenvault.v1.GetTokenRequest
+	18, // 27: tokenvault.v1.TokenVault.Invalidate:input_type -> tokenvault.v1.InvalidateRequest
+	6,  // 28: tokenvault.v1.TokenVault.StartDelegation:output_type -> tokenvault.v1.StartDelegationResponse
+	8,  // 29: tokenvault.v1.TokenVault.CompleteDelegation:output_type -> tokenvault.v1.CompleteDelegationResponse
+	11, // 30: tokenvault.v1.TokenVault.ConfirmDelegation:output_type -> tokenvault.v1.ConfirmDelegationResponse
+	13, // 31: tokenvault.v1.TokenVault.WatchDelegation:output_type -> tokenvault.v1.WatchDelegationResponse
+	17, // 32: tokenvault.v1.TokenVault.GetToken:output_type -> tokenvault.v1.GetTokenResponse
+	19, // 33: tokenvault.v1.TokenVault.Invalidate:output_type -> tokenvault.v1.InvalidateResponse
+	28, // [28:34] is the sub-list for method output_type
+	22, // [22:28] is the sub-list for method input_type
+	22, // [22:22] is the sub-list for extension type_name
+	22, // [22:22] is the sub-list for extension extendee
+	0,  // [0:22] is the sub-list for field type_name
 }
 
 func init() { file_tokenvault_v1_token_vault_proto_init() }
@@ -1434,7 +1634,7 @@ func file_tokenvault_v1_token_vault_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_tokenvault_v1_token_vault_proto_rawDesc), len(file_tokenvault_v1_token_vault_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   16,
+			NumMessages:   19,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -35,6 +35,7 @@ const _ = grpc.SupportPackageIsVersion9
 const (
 	TokenVault_StartDelegation_FullMethodName    = "/tokenvault.v1.TokenVault/StartDelegation"
 	TokenVault_CompleteDelegation_FullMethodName = "/tokenvault.v1.TokenVault/CompleteDelegation"
+	TokenVault_ConfirmDelegation_FullMethodName  = "/tokenvault.v1.TokenVault/ConfirmDelegation"
 	TokenVault_WatchDelegation_FullMethodName    = "/tokenvault.v1.TokenVault/WatchDelegation"
 	TokenVault_GetToken_FullMethodName           = "/tokenvault.v1.TokenVault/GetToken"
 	TokenVault_Invalidate_FullMethodName         = "/tokenvault.v1.TokenVault/Invalidate"
@@ -63,10 +64,11 @@ type TokenVaultClient interface {
 	// the redirect URI (RFC 6749 section 4.1.2).
 	//
 	// Effect: uses up the state, exchanges the code, and keeps the tokens as the
-	// grant of that context. On any failure nothing is stored. Not idempotent: a
-	// state works once, a repeated call fails with STATE_NOT_FOUND, but after
-	// AS_UNAVAILABLE where the code was not used. The work goes on if the caller
-	// goes away.
+	// grant of that context; where the brand asks for a confirmation code, under
+	// lock, and the answer holds the code. On any failure nothing is stored. Not
+	// idempotent: a state works once, a repeated call fails with STATE_NOT_FOUND,
+	// but after AS_UNAVAILABLE where the code was not used. The work goes on if
+	// the caller goes away.
 	//
 	// Callers: only the caller that started the delegation.
 	//
@@ -75,10 +77,29 @@ type TokenVaultClient interface {
 	// POLICY_DENIED, UNKNOWN_CALLER, BEARER_INVALID, AS_UNAVAILABLE,
 	// AS_MISCONFIGURED, RATE_LIMITED, STORE_UNAVAILABLE.
 	CompleteDelegation(ctx context.Context, in *CompleteDelegationRequest, opts ...grpc.CallOption) (*CompleteDelegationResponse, error)
+	// Confirms a delegation with the code that the consumer was shown after login
+	// and has typed into the conversation: so the one who logged in is the one who
+	// is in this conversation, and not somebody the link was sent on to. For brands
+	// that ask for it.
+	//
+	// Effect: unlocks the grant, which replaces the context's former one only now.
+	// Another code than the shown one uses up one of five tries, whichever sidecar
+	// on the store is asked; with the last one the delegation is void, and its
+	// tokens are revoked. Safe to repeat: a code that was tried before is answered
+	// as it was then, and uses up nothing. One that is not of eight digits is
+	// INVALID_REQUEST, and uses up nothing either.
+	//
+	// Callers: only the caller that started the delegation.
+	//
+	// Reasons: CONFIRMATION_CODE_WRONG, STATE_NOT_FOUND (unknown, another
+	// caller's, or not waiting for a code: not logged in yet, expired, failed),
+	// SUBJECT_MISMATCH, INVALID_REQUEST, POLICY_DENIED, UNKNOWN_CALLER,
+	// BEARER_INVALID, RATE_LIMITED, STORE_UNAVAILABLE.
+	ConfirmDelegation(ctx context.Context, in *ConfirmDelegationRequest, opts ...grpc.CallOption) (*ConfirmDelegationResponse, error)
 	// Tells what becomes of a delegation: its present status at once, then, where
-	// that is not final, exactly one final event, then the stream ends. Whoever
-	// completes it: this caller, or the callback listener of any sidecar on the
-	// same store.
+	// that is not final, AWAITING_CONFIRMATION when it comes to that, and exactly
+	// one final event, then the stream ends. Whoever completes it: this caller, or
+	// the callback listener of any sidecar on the same store.
 	//
 	// Effect: none. A stream that breaks with UNAVAILABLE is resumed by asking
 	// again. What became of a delegation is known for an hour beyond the time its
@@ -102,14 +123,16 @@ type TokenVaultClient interface {
 	//
 	// Reasons: GRANT_NOT_FOUND, CONSENT_REQUIRED, SESSION_ENDED (challenge the
 	// consumer; with challenge, ConsentChallenge is among the error's details),
-	// SCOPE_NOT_GRANTED, INVALID_REQUEST, POLICY_DENIED,
-	// UNKNOWN_CALLER, BEARER_INVALID, AS_UNAVAILABLE, AS_MISCONFIGURED,
-	// RATE_LIMITED, STORE_UNAVAILABLE.
+	// CONFIRMATION_REQUIRED (with challenge only, and with ConsentChallenge too),
+	// SCOPE_NOT_GRANTED, INVALID_REQUEST, POLICY_DENIED, UNKNOWN_CALLER,
+	// BEARER_INVALID, AS_UNAVAILABLE, AS_MISCONFIGURED, RATE_LIMITED,
+	// STORE_UNAVAILABLE.
 	GetToken(ctx context.Context, in *GetTokenRequest, opts ...grpc.CallOption) (*GetTokenResponse, error)
 	// Forgets a context: deletes its grant, voids its pending delegations, and
 	// has its tokens revoked at the authorization server (RFC 7009).
 	//
-	// Effect: the deletion is durable when the call returns; revocation follows.
+	// Effect: the deletion is durable when the call returns; revocation follows,
+	// of tokens that were never confirmed when their time to be so is over.
 	// Idempotent: forgetting what does not exist succeeds with NOT_FOUND.
 	//
 	// Callers: bot runtimes, by policy.
@@ -141,6 +164,16 @@ func (c *tokenVaultClient) CompleteDelegation(ctx context.Context, in *CompleteD
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(CompleteDelegationResponse)
 	err := c.cc.Invoke(ctx, TokenVault_CompleteDelegation_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *tokenVaultClient) ConfirmDelegation(ctx context.Context, in *ConfirmDelegationRequest, opts ...grpc.CallOption) (*ConfirmDelegationResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ConfirmDelegationResponse)
+	err := c.cc.Invoke(ctx, TokenVault_ConfirmDelegation_FullMethodName, in, out, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -209,10 +242,11 @@ type TokenVaultServer interface {
 	// the redirect URI (RFC 6749 section 4.1.2).
 	//
 	// Effect: uses up the state, exchanges the code, and keeps the tokens as the
-	// grant of that context. On any failure nothing is stored. Not idempotent: a
-	// state works once, a repeated call fails with STATE_NOT_FOUND, but after
-	// AS_UNAVAILABLE where the code was not used. The work goes on if the caller
-	// goes away.
+	// grant of that context; where the brand asks for a confirmation code, under
+	// lock, and the answer holds the code. On any failure nothing is stored. Not
+	// idempotent: a state works once, a repeated call fails with STATE_NOT_FOUND,
+	// but after AS_UNAVAILABLE where the code was not used. The work goes on if
+	// the caller goes away.
 	//
 	// Callers: only the caller that started the delegation.
 	//
@@ -221,10 +255,29 @@ type TokenVaultServer interface {
 	// POLICY_DENIED, UNKNOWN_CALLER, BEARER_INVALID, AS_UNAVAILABLE,
 	// AS_MISCONFIGURED, RATE_LIMITED, STORE_UNAVAILABLE.
 	CompleteDelegation(context.Context, *CompleteDelegationRequest) (*CompleteDelegationResponse, error)
+	// Confirms a delegation with the code that the consumer was shown after login
+	// and has typed into the conversation: so the one who logged in is the one who
+	// is in this conversation, and not somebody the link was sent on to. For brands
+	// that ask for it.
+	//
+	// Effect: unlocks the grant, which replaces the context's former one only now.
+	// Another code than the shown one uses up one of five tries, whichever sidecar
+	// on the store is asked; with the last one the delegation is void, and its
+	// tokens are revoked. Safe to repeat: a code that was tried before is answered
+	// as it was then, and uses up nothing. One that is not of eight digits is
+	// INVALID_REQUEST, and uses up nothing either.
+	//
+	// Callers: only the caller that started the delegation.
+	//
+	// Reasons: CONFIRMATION_CODE_WRONG, STATE_NOT_FOUND (unknown, another
+	// caller's, or not waiting for a code: not logged in yet, expired, failed),
+	// SUBJECT_MISMATCH, INVALID_REQUEST, POLICY_DENIED, UNKNOWN_CALLER,
+	// BEARER_INVALID, RATE_LIMITED, STORE_UNAVAILABLE.
+	ConfirmDelegation(context.Context, *ConfirmDelegationRequest) (*ConfirmDelegationResponse, error)
 	// Tells what becomes of a delegation: its present status at once, then, where
-	// that is not final, exactly one final event, then the stream ends. Whoever
-	// completes it: this caller, or the callback listener of any sidecar on the
-	// same store.
+	// that is not final, AWAITING_CONFIRMATION when it comes to that, and exactly
+	// one final event, then the stream ends. Whoever completes it: this caller, or
+	// the callback listener of any sidecar on the same store.
 	//
 	// Effect: none. A stream that breaks with UNAVAILABLE is resumed by asking
 	// again. What became of a delegation is known for an hour beyond the time its
@@ -248,14 +301,16 @@ type TokenVaultServer interface {
 	//
 	// Reasons: GRANT_NOT_FOUND, CONSENT_REQUIRED, SESSION_ENDED (challenge the
 	// consumer; with challenge, ConsentChallenge is among the error's details),
-	// SCOPE_NOT_GRANTED, INVALID_REQUEST, POLICY_DENIED,
-	// UNKNOWN_CALLER, BEARER_INVALID, AS_UNAVAILABLE, AS_MISCONFIGURED,
-	// RATE_LIMITED, STORE_UNAVAILABLE.
+	// CONFIRMATION_REQUIRED (with challenge only, and with ConsentChallenge too),
+	// SCOPE_NOT_GRANTED, INVALID_REQUEST, POLICY_DENIED, UNKNOWN_CALLER,
+	// BEARER_INVALID, AS_UNAVAILABLE, AS_MISCONFIGURED, RATE_LIMITED,
+	// STORE_UNAVAILABLE.
 	GetToken(context.Context, *GetTokenRequest) (*GetTokenResponse, error)
 	// Forgets a context: deletes its grant, voids its pending delegations, and
 	// has its tokens revoked at the authorization server (RFC 7009).
 	//
-	// Effect: the deletion is durable when the call returns; revocation follows.
+	// Effect: the deletion is durable when the call returns; revocation follows,
+	// of tokens that were never confirmed when their time to be so is over.
 	// Idempotent: forgetting what does not exist succeeds with NOT_FOUND.
 	//
 	// Callers: bot runtimes, by policy.
@@ -278,6 +333,9 @@ func (UnimplementedTokenVaultServer) StartDelegation(context.Context, *StartDele
 }
 func (UnimplementedTokenVaultServer) CompleteDelegation(context.Context, *CompleteDelegationRequest) (*CompleteDelegationResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method CompleteDelegation not implemented")
+}
+func (UnimplementedTokenVaultServer) ConfirmDelegation(context.Context, *ConfirmDelegationRequest) (*ConfirmDelegationResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ConfirmDelegation not implemented")
 }
 func (UnimplementedTokenVaultServer) WatchDelegation(*WatchDelegationRequest, grpc.ServerStreamingServer[WatchDelegationResponse]) error {
 	return status.Error(codes.Unimplemented, "method WatchDelegation not implemented")
@@ -345,6 +403,24 @@ func _TokenVault_CompleteDelegation_Handler(srv interface{}, ctx context.Context
 	return interceptor(ctx, in, info, handler)
 }
 
+func _TokenVault_ConfirmDelegation_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ConfirmDelegationRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(TokenVaultServer).ConfirmDelegation(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: TokenVault_ConfirmDelegation_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(TokenVaultServer).ConfirmDelegation(ctx, req.(*ConfirmDelegationRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _TokenVault_WatchDelegation_Handler(srv interface{}, stream grpc.ServerStream) error {
 	m := new(WatchDelegationRequest)
 	if err := stream.RecvMsg(m); err != nil {
@@ -406,6 +482,10 @@ var TokenVault_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "CompleteDelegation",
 			Handler:    _TokenVault_CompleteDelegation_Handler,
+		},
+		{
+			MethodName: "ConfirmDelegation",
+			Handler:    _TokenVault_ConfirmDelegation_Handler,
 		},
 		{
 			MethodName: "GetToken",

@@ -39,7 +39,7 @@ class _ErrorReasonEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_ErrorReaso
     """FAILED_PRECONDITION: more scopes were asked for than were granted."""
     ERROR_REASON_STATE_NOT_FOUND: _ErrorReason.ValueType  # 5
     """NOT_FOUND: the state is unknown, used, expired, or another caller's; or the
-    delegation_id is.
+    delegation_id is, or names a delegation that waits for no confirmation code.
     """
     ERROR_REASON_AUTHORIZATION_DENIED: _ErrorReason.ValueType  # 6
     """FAILED_PRECONDITION: the authorization server answered with an error
@@ -85,6 +85,16 @@ class _ErrorReasonEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_ErrorReaso
     """INVALID_ARGUMENT: a field is missing or wrong; BadRequest names it."""
     ERROR_REASON_INTERNAL: _ErrorReason.ValueType  # 19
     """INTERNAL: a defect of the sidecar. Its log has the details."""
+    ERROR_REASON_CONFIRMATION_REQUIRED: _ErrorReason.ValueType  # 20
+    """FAILED_PRECONDITION: the consumer has logged in and was shown a
+    confirmation code, but has not brought it yet. Ask for it in the
+    conversation, and give it to ConfirmDelegation.
+    """
+    ERROR_REASON_CONFIRMATION_CODE_WRONG: _ErrorReason.ValueType  # 21
+    """FAILED_PRECONDITION: the confirmation code is not the one that was shown.
+    ErrorInfo's metadata has as "tries_left" how many other codes may be tried;
+    with 0 the delegation is void.
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """The reasons in google.rpc.ErrorInfo of domain "tokenvault.v1". The wire
@@ -109,7 +119,7 @@ ERROR_REASON_SCOPE_NOT_GRANTED: ErrorReason.ValueType  # 4
 """FAILED_PRECONDITION: more scopes were asked for than were granted."""
 ERROR_REASON_STATE_NOT_FOUND: ErrorReason.ValueType  # 5
 """NOT_FOUND: the state is unknown, used, expired, or another caller's; or the
-delegation_id is.
+delegation_id is, or names a delegation that waits for no confirmation code.
 """
 ERROR_REASON_AUTHORIZATION_DENIED: ErrorReason.ValueType  # 6
 """FAILED_PRECONDITION: the authorization server answered with an error
@@ -155,3 +165,13 @@ ERROR_REASON_INVALID_REQUEST: ErrorReason.ValueType  # 18
 """INVALID_ARGUMENT: a field is missing or wrong; BadRequest names it."""
 ERROR_REASON_INTERNAL: ErrorReason.ValueType  # 19
 """INTERNAL: a defect of the sidecar. Its log has the details."""
+ERROR_REASON_CONFIRMATION_REQUIRED: ErrorReason.ValueType  # 20
+"""FAILED_PRECONDITION: the consumer has logged in and was shown a
+confirmation code, but has not brought it yet. Ask for it in the
+conversation, and give it to ConfirmDelegation.
+"""
+ERROR_REASON_CONFIRMATION_CODE_WRONG: ErrorReason.ValueType  # 21
+"""FAILED_PRECONDITION: the confirmation code is not the one that was shown.
+ErrorInfo's metadata has as "tries_left" how many other codes may be tried;
+with 0 the delegation is void.
+"""

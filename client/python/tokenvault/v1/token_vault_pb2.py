@@ -27,7 +27,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from tokenvault.v1 import error_reason_pb2 as tokenvault_dot_v1_dot_error__reason__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1ftokenvault/v1/token_vault.proto\x12\rtokenvault.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a tokenvault/v1/error_reason.proto\"\x81\x01\n\x07\x43ontext\x12\x32\n\x08\x63onsumer\x18\x01 \x01(\x0b\x32\x1e.tokenvault.v1.ConsumerContextH\x00\x12:\n\x0c\x63onversation\x18\x02 \x01(\x0b\x32\".tokenvault.v1.ConversationContextH\x00\x42\x06\n\x04kind\"&\n\x0f\x43onsumerContext\x12\x13\n\x0b\x63onsumer_id\x18\x01 \x01(\t\".\n\x13\x43onversationContext\x12\x17\n\x0f\x63onversation_id\x18\x01 \x01(\t\"\xb9\x02\n\x16StartDelegationRequest\x12\x10\n\x08\x62rand_id\x18\x01 \x01(\t\x12\'\n\x07\x63ontext\x18\x02 \x01(\x0b\x32\x16.tokenvault.v1.Context\x12\x0e\n\x06scopes\x18\x03 \x03(\t\x12\x14\n\x0credirect_uri\x18\x04 \x01(\t\x12\x18\n\x10\x65xpected_subject\x18\x05 \x01(\t\x12\x64\n\x18\x61uthorization_parameters\x18\x06 \x03(\x0b\x32\x42.tokenvault.v1.StartDelegationRequest.AuthorizationParametersEntry\x1a>\n\x1c\x41uthorizationParametersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x81\x01\n\x17StartDelegationResponse\x12\x15\n\rdelegation_id\x18\x01 \x01(\t\x12\x1e\n\x11\x61uthorization_url\x18\x02 \x01(\tB\x03\x80\x01\x01\x12/\n\x0b\x65xpire_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"o\n\x19\x43ompleteDelegationRequest\x12\r\n\x05state\x18\x01 \x01(\t\x12\x0c\n\x04\x63ode\x18\x02 \x01(\t\x12\x0b\n\x03iss\x18\x03 \x01(\t\x12\r\n\x05\x65rror\x18\x04 \x01(\t\x12\x19\n\x11\x65rror_description\x18\x05 \x01(\t\"\xf7\x01\n\x1a\x43ompleteDelegationResponse\x12\x10\n\x08\x62rand_id\x18\x01 \x01(\t\x12\'\n\x07\x63ontext\x18\x02 \x01(\x0b\x32\x16.tokenvault.v1.Context\x12\x16\n\x0egranted_scopes\x18\x03 \x03(\t\x12\x0f\n\x07subject\x18\x04 \x01(\t\x12<\n\x18\x61\x63\x63\x65ss_token_expire_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x37\n\x13session_expire_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"/\n\x16WatchDelegationRequest\x12\x15\n\rdelegation_id\x18\x01 \x01(\t\"\xe5\x01\n\x17WatchDelegationResponse\x12/\n\x06status\x18\x01 \x01(\x0e\x32\x1f.tokenvault.v1.DelegationStatus\x12*\n\x06reason\x18\x02 \x01(\x0e\x32\x1a.tokenvault.v1.ErrorReason\x12/\n\x0b\x65xpire_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12<\n\tdelegated\x18\x04 \x01(\x0b\x32).tokenvault.v1.CompleteDelegationResponse\"\xf6\x01\n\x0fGetTokenRequest\x12\x10\n\x08\x62rand_id\x18\x01 \x01(\t\x12\'\n\x07\x63ontext\x18\x02 \x01(\x0b\x32\x16.tokenvault.v1.Context\x12\x0e\n\x06scopes\x18\x03 \x03(\t\x12*\n\x07min_ttl\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x1e\n\x16rejected_token_version\x18\x05 \x01(\t\x12\x18\n\x10include_id_token\x18\x06 \x01(\x08\x12\x32\n\tchallenge\x18\x07 \x01(\x0b\x32\x1f.tokenvault.v1.ChallengeOptions\"8\n\x10\x43hallengeOptions\x12\x0e\n\x06scopes\x18\x01 \x03(\t\x12\x14\n\x0credirect_uri\x18\x02 \x01(\t\"z\n\x10\x43onsentChallenge\x12\x1e\n\x11\x61uthorization_url\x18\x01 \x01(\tB\x03\x80\x01\x01\x12\x15\n\rdelegation_id\x18\x02 \x01(\t\x12/\n\x0b\x65xpire_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xc2\x01\n\x10GetTokenResponse\x12\x19\n\x0c\x61\x63\x63\x65ss_token\x18\x01 \x01(\tB\x03\x80\x01\x01\x12\x12\n\ntoken_type\x18\x02 \x01(\t\x12/\n\x0b\x65xpire_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06scopes\x18\x04 \x03(\t\x12\x15\n\rtoken_version\x18\x05 \x01(\t\x12\x15\n\x08id_token\x18\x06 \x01(\tB\x03\x80\x01\x01\x12\x10\n\x08\x64\x65graded\x18\x07 \x01(\x08\"N\n\x11InvalidateRequest\x12\x10\n\x08\x62rand_id\x18\x01 \x01(\t\x12\'\n\x07\x63ontext\x18\x02 \x01(\x0b\x32\x16.tokenvault.v1.Context\"C\n\x12InvalidateResponse\x12-\n\nrevocation\x18\x01 \x01(\x0e\x32\x19.tokenvault.v1.Revocation*\xd0\x01\n\x10\x44\x65legationStatus\x12!\n\x1d\x44\x45LEGATION_STATUS_UNSPECIFIED\x10\x00\x12\x1d\n\x19\x44\x45LEGATION_STATUS_PENDING\x10\x01\x12\x1f\n\x1b\x44\x45LEGATION_STATUS_COMPLETED\x10\x02\x12\x1c\n\x18\x44\x45LEGATION_STATUS_DENIED\x10\x03\x12\x1c\n\x18\x44\x45LEGATION_STATUS_FAILED\x10\x04\x12\x1d\n\x19\x44\x45LEGATION_STATUS_EXPIRED\x10\x05*w\n\nRevocation\x12\x1a\n\x16REVOCATION_UNSPECIFIED\x10\x00\x12\x18\n\x14REVOCATION_NOT_FOUND\x10\x01\x12\x15\n\x11REVOCATION_QUEUED\x10\x02\x12\x1c\n\x18REVOCATION_NOT_SUPPORTED\x10\x03\x32\xdd\x03\n\nTokenVault\x12`\n\x0fStartDelegation\x12%.tokenvault.v1.StartDelegationRequest\x1a&.tokenvault.v1.StartDelegationResponse\x12i\n\x12\x43ompleteDelegation\x12(.tokenvault.v1.CompleteDelegationRequest\x1a).tokenvault.v1.CompleteDelegationResponse\x12\x62\n\x0fWatchDelegation\x12%.tokenvault.v1.WatchDelegationRequest\x1a&.tokenvault.v1.WatchDelegationResponse0\x01\x12K\n\x08GetToken\x12\x1e.tokenvault.v1.GetTokenRequest\x1a\x1f.tokenvault.v1.GetTokenResponse\x12Q\n\nInvalidate\x12 .tokenvault.v1.InvalidateRequest\x1a!.tokenvault.v1.InvalidateResponseB[\n\rtokenvault.v1B\x0fTokenVaultProtoP\x01Z7tokenvault.example/client/go/tokenvault/v1;tokenvaultv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1ftokenvault/v1/token_vault.proto\x12\rtokenvault.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a tokenvault/v1/error_reason.proto\"\x81\x01\n\x07\x43ontext\x12\x32\n\x08\x63onsumer\x18\x01 \x01(\x0b\x32\x1e.tokenvault.v1.ConsumerContextH\x00\x12:\n\x0c\x63onversation\x18\x02 \x01(\x0b\x32\".tokenvault.v1.ConversationContextH\x00\x42\x06\n\x04kind\"&\n\x0f\x43onsumerContext\x12\x13\n\x0b\x63onsumer_id\x18\x01 \x01(\t\".\n\x13\x43onversationContext\x12\x17\n\x0f\x63onversation_id\x18\x01 \x01(\t\"\xb9\x02\n\x16StartDelegationRequest\x12\x10\n\x08\x62rand_id\x18\x01 \x01(\t\x12\'\n\x07\x63ontext\x18\x02 \x01(\x0b\x32\x16.tokenvault.v1.Context\x12\x0e\n\x06scopes\x18\x03 \x03(\t\x12\x14\n\x0credirect_uri\x18\x04 \x01(\t\x12\x18\n\x10\x65xpected_subject\x18\x05 \x01(\t\x12\x64\n\x18\x61uthorization_parameters\x18\x06 \x03(\x0b\x32\x42.tokenvault.v1.StartDelegationRequest.AuthorizationParametersEntry\x1a>\n\x1c\x41uthorizationParametersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x81\x01\n\x17StartDelegationResponse\x12\x15\n\rdelegation_id\x18\x01 \x01(\t\x12\x1e\n\x11\x61uthorization_url\x18\x02 \x01(\tB\x03\x80\x01\x01\x12/\n\x0b\x65xpire_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"o\n\x19\x43ompleteDelegationRequest\x12\r\n\x05state\x18\x01 \x01(\t\x12\x0c\n\x04\x63ode\x18\x02 \x01(\t\x12\x0b\n\x03iss\x18\x03 \x01(\t\x12\r\n\x05\x65rror\x18\x04 \x01(\t\x12\x19\n\x11\x65rror_description\x18\x05 \x01(\t\"\xaa\x02\n\x1a\x43ompleteDelegationResponse\x12\x10\n\x08\x62rand_id\x18\x01 \x01(\t\x12\'\n\x07\x63ontext\x18\x02 \x01(\x0b\x32\x16.tokenvault.v1.Context\x12\x16\n\x0egranted_scopes\x18\x03 \x03(\t\x12\x0f\n\x07subject\x18\x04 \x01(\t\x12<\n\x18\x61\x63\x63\x65ss_token_expire_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x37\n\x13session_expire_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x31\n\x0c\x63onfirmation\x18\x07 \x01(\x0b\x32\x1b.tokenvault.v1.Confirmation\"R\n\x0c\x43onfirmation\x12\x11\n\x04\x63ode\x18\x01 \x01(\tB\x03\x80\x01\x01\x12/\n\x0b\x65xpire_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"Q\n\x18\x43onfirmDelegationRequest\x12\x15\n\rdelegation_id\x18\x01 \x01(\t\x12\x1e\n\x11\x63onfirmation_code\x18\x02 \x01(\tB\x03\x80\x01\x01\"Y\n\x19\x43onfirmDelegationResponse\x12<\n\tdelegated\x18\x01 \x01(\x0b\x32).tokenvault.v1.CompleteDelegationResponse\"/\n\x16WatchDelegationRequest\x12\x15\n\rdelegation_id\x18\x01 \x01(\t\"\xe5\x01\n\x17WatchDelegationResponse\x12/\n\x06status\x18\x01 \x01(\x0e\x32\x1f.tokenvault.v1.DelegationStatus\x12*\n\x06reason\x18\x02 \x01(\x0e\x32\x1a.tokenvault.v1.ErrorReason\x12/\n\x0b\x65xpire_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12<\n\tdelegated\x18\x04 \x01(\x0b\x32).tokenvault.v1.CompleteDelegationResponse\"\xf6\x01\n\x0fGetTokenRequest\x12\x10\n\x08\x62rand_id\x18\x01 \x01(\t\x12\'\n\x07\x63ontext\x18\x02 \x01(\x0b\x32\x16.tokenvault.v1.Context\x12\x0e\n\x06scopes\x18\x03 \x03(\t\x12*\n\x07min_ttl\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x1e\n\x16rejected_token_version\x18\x05 \x01(\t\x12\x18\n\x10include_id_token\x18\x06 \x01(\x08\x12\x32\n\tchallenge\x18\x07 \x01(\x0b\x32\x1f.tokenvault.v1.ChallengeOptions\"8\n\x10\x43hallengeOptions\x12\x0e\n\x06scopes\x18\x01 \x03(\t\x12\x14\n\x0credirect_uri\x18\x02 \x01(\t\"z\n\x10\x43onsentChallenge\x12\x1e\n\x11\x61uthorization_url\x18\x01 \x01(\tB\x03\x80\x01\x01\x12\x15\n\rdelegation_id\x18\x02 \x01(\t\x12/\n\x0b\x65xpire_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xc2\x01\n\x10GetTokenResponse\x12\x19\n\x0c\x61\x63\x63\x65ss_token\x18\x01 \x01(\tB\x03\x80\x01\x01\x12\x12\n\ntoken_type\x18\x02 \x01(\t\x12/\n\x0b\x65xpire_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06scopes\x18\x04 \x03(\t\x12\x15\n\rtoken_version\x18\x05 \x01(\t\x12\x15\n\x08id_token\x18\x06 \x01(\tB\x03\x80\x01\x01\x12\x10\n\x08\x64\x65graded\x18\x07 \x01(\x08\"N\n\x11InvalidateRequest\x12\x10\n\x08\x62rand_id\x18\x01 \x01(\t\x12\'\n\x07\x63ontext\x18\x02 \x01(\x0b\x32\x16.tokenvault.v1.Context\"C\n\x12InvalidateResponse\x12-\n\nrevocation\x18\x01 \x01(\x0e\x32\x19.tokenvault.v1.Revocation*\xfd\x01\n\x10\x44\x65legationStatus\x12!\n\x1d\x44\x45LEGATION_STATUS_UNSPECIFIED\x10\x00\x12\x1d\n\x19\x44\x45LEGATION_STATUS_PENDING\x10\x01\x12\x1f\n\x1b\x44\x45LEGATION_STATUS_COMPLETED\x10\x02\x12\x1c\n\x18\x44\x45LEGATION_STATUS_DENIED\x10\x03\x12\x1c\n\x18\x44\x45LEGATION_STATUS_FAILED\x10\x04\x12\x1d\n\x19\x44\x45LEGATION_STATUS_EXPIRED\x10\x05\x12+\n\'DELEGATION_STATUS_AWAITING_CONFIRMATION\x10\x06*w\n\nRevocation\x12\x1a\n\x16REVOCATION_UNSPECIFIED\x10\x00\x12\x18\n\x14REVOCATION_NOT_FOUND\x10\x01\x12\x15\n\x11REVOCATION_QUEUED\x10\x02\x12\x1c\n\x18REVOCATION_NOT_SUPPORTED\x10\x03\x32\xc5\x04\n\nTokenVault\x12`\n\x0fStartDelegation\x12%.tokenvault.v1.StartDelegationRequest\x1a&.tokenvault.v1.StartDelegationResponse\x12i\n\x12\x43ompleteDelegation\x12(.tokenvault.v1.CompleteDelegationRequest\x1a).tokenvault.v1.CompleteDelegationResponse\x12\x66\n\x11\x43onfirmDelegation\x12\'.tokenvault.v1.ConfirmDelegationRequest\x1a(.tokenvault.v1.ConfirmDelegationResponse\x12\x62\n\x0fWatchDelegation\x12%.tokenvault.v1.WatchDelegationRequest\x1a&.tokenvault.v1.WatchDelegationResponse0\x01\x12K\n\x08GetToken\x12\x1e.tokenvault.v1.GetTokenRequest\x1a\x1f.tokenvault.v1.GetTokenResponse\x12Q\n\nInvalidate\x12 .tokenvault.v1.InvalidateRequest\x1a!.tokenvault.v1.InvalidateResponseB[\n\rtokenvault.v1B\x0fTokenVaultProtoP\x01Z7tokenvault.example/client/go/tokenvault/v1;tokenvaultv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -39,16 +39,20 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_STARTDELEGATIONREQUEST_AUTHORIZATIONPARAMETERSENTRY']._serialized_options = b'8\001'
   _globals['_STARTDELEGATIONRESPONSE'].fields_by_name['authorization_url']._loaded_options = None
   _globals['_STARTDELEGATIONRESPONSE'].fields_by_name['authorization_url']._serialized_options = b'\200\001\001'
+  _globals['_CONFIRMATION'].fields_by_name['code']._loaded_options = None
+  _globals['_CONFIRMATION'].fields_by_name['code']._serialized_options = b'\200\001\001'
+  _globals['_CONFIRMDELEGATIONREQUEST'].fields_by_name['confirmation_code']._loaded_options = None
+  _globals['_CONFIRMDELEGATIONREQUEST'].fields_by_name['confirmation_code']._serialized_options = b'\200\001\001'
   _globals['_CONSENTCHALLENGE'].fields_by_name['authorization_url']._loaded_options = None
   _globals['_CONSENTCHALLENGE'].fields_by_name['authorization_url']._serialized_options = b'\200\001\001'
   _globals['_GETTOKENRESPONSE'].fields_by_name['access_token']._loaded_options = None
   _globals['_GETTOKENRESPONSE'].fields_by_name['access_token']._serialized_options = b'\200\001\001'
   _globals['_GETTOKENRESPONSE'].fields_by_name['id_token']._loaded_options = None
   _globals['_GETTOKENRESPONSE'].fields_by_name['id_token']._serialized_options = b'\200\001\001'
-  _globals['_DELEGATIONSTATUS']._serialized_start=2239
-  _globals['_DELEGATIONSTATUS']._serialized_end=2447
-  _globals['_REVOCATION']._serialized_start=2449
-  _globals['_REVOCATION']._serialized_end=2568
+  _globals['_DELEGATIONSTATUS']._serialized_start=2548
+  _globals['_DELEGATIONSTATUS']._serialized_end=2801
+  _globals['_REVOCATION']._serialized_start=2803
+  _globals['_REVOCATION']._serialized_end=2922
   _globals['_CONTEXT']._serialized_start=150
   _globals['_CONTEXT']._serialized_end=279
   _globals['_CONSUMERCONTEXT']._serialized_start=281
@@ -64,23 +68,29 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_COMPLETEDELEGATIONREQUEST']._serialized_start=817
   _globals['_COMPLETEDELEGATIONREQUEST']._serialized_end=928
   _globals['_COMPLETEDELEGATIONRESPONSE']._serialized_start=931
-  _globals['_COMPLETEDELEGATIONRESPONSE']._serialized_end=1178
-  _globals['_WATCHDELEGATIONREQUEST']._serialized_start=1180
-  _globals['_WATCHDELEGATIONREQUEST']._serialized_end=1227
-  _globals['_WATCHDELEGATIONRESPONSE']._serialized_start=1230
-  _globals['_WATCHDELEGATIONRESPONSE']._serialized_end=1459
-  _globals['_GETTOKENREQUEST']._serialized_start=1462
-  _globals['_GETTOKENREQUEST']._serialized_end=1708
-  _globals['_CHALLENGEOPTIONS']._serialized_start=1710
-  _globals['_CHALLENGEOPTIONS']._serialized_end=1766
-  _globals['_CONSENTCHALLENGE']._serialized_start=1768
-  _globals['_CONSENTCHALLENGE']._serialized_end=1890
-  _globals['_GETTOKENRESPONSE']._serialized_start=1893
-  _globals['_GETTOKENRESPONSE']._serialized_end=2087
-  _globals['_INVALIDATEREQUEST']._serialized_start=2089
-  _globals['_INVALIDATEREQUEST']._serialized_end=2167
-  _globals['_INVALIDATERESPONSE']._serialized_start=2169
-  _globals['_INVALIDATERESPONSE']._serialized_end=2236
-  _globals['_TOKENVAULT']._serialized_start=2571
-  _globals['_TOKENVAULT']._serialized_end=3048
+  _globals['_COMPLETEDELEGATIONRESPONSE']._serialized_end=1229
+  _globals['_CONFIRMATION']._serialized_start=1231
+  _globals['_CONFIRMATION']._serialized_end=1313
+  _globals['_CONFIRMDELEGATIONREQUEST']._serialized_start=1315
+  _globals['_CONFIRMDELEGATIONREQUEST']._serialized_end=1396
+  _globals['_CONFIRMDELEGATIONRESPONSE']._serialized_start=1398
+  _globals['_CONFIRMDELEGATIONRESPONSE']._serialized_end=1487
+  _globals['_WATCHDELEGATIONREQUEST']._serialized_start=1489
+  _globals['_WATCHDELEGATIONREQUEST']._serialized_end=1536
+  _globals['_WATCHDELEGATIONRESPONSE']._serialized_start=1539
+  _globals['_WATCHDELEGATIONRESPONSE']._serialized_end=1768
+  _globals['_GETTOKENREQUEST']._serialized_start=1771
+  _globals['_GETTOKENREQUEST']._serialized_end=2017
+  _globals['_CHALLENGEOPTIONS']._serialized_start=2019
+  _globals['_CHALLENGEOPTIONS']._serialized_end=2075
+  _globals['_CONSENTCHALLENGE']._serialized_start=2077
+  _globals['_CONSENTCHALLENGE']._serialized_end=2199
+  _globals['_GETTOKENRESPONSE']._serialized_start=2202
+  _globals['_GETTOKENRESPONSE']._serialized_end=2396
+  _globals['_INVALIDATEREQUEST']._serialized_start=2398
+  _globals['_INVALIDATEREQUEST']._serialized_end=2476
+  _globals['_INVALIDATERESPONSE']._serialized_start=2478
+  _globals['_INVALIDATERESPONSE']._serialized_end=2545
+  _globals['_TOKENVAULT']._serialized_start=2925
+  _globals['_TOKENVAULT']._serialized_end=3506
 # @@protoc_insertion_point(module_scope)

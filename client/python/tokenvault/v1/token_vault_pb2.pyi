@@ -54,7 +54,13 @@ class _DelegationStatusEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_Deleg
     DELEGATION_STATUS_FAILED: _DelegationStatus.ValueType  # 4
     """It came to nothing: the reason says why. Start a new one."""
     DELEGATION_STATUS_EXPIRED: _DelegationStatus.ValueType  # 5
-    """The consumer did not come back in time. Start a new one."""
+    """The consumer did not come back in time, or did not bring the confirmation
+    code in time. Start a new one.
+    """
+    DELEGATION_STATUS_AWAITING_CONFIRMATION: _DelegationStatus.ValueType  # 6
+    """The consumer has logged in and was shown a confirmation code: ask for it,
+    and give it to ConfirmDelegation. Until then GetToken serves nothing new.
+    """
 
 class DelegationStatus(_DelegationStatus, metaclass=_DelegationStatusEnumTypeWrapper):
     """How a delegation stands. New ones may be added: wait on where one you do not
@@ -74,7 +80,13 @@ consumer declined.
 DELEGATION_STATUS_FAILED: DelegationStatus.ValueType  # 4
 """It came to nothing: the reason says why. Start a new one."""
 DELEGATION_STATUS_EXPIRED: DelegationStatus.ValueType  # 5
-"""The consumer did not come back in time. Start a new one."""
+"""The consumer did not come back in time, or did not bring the confirmation
+code in time. Start a new one.
+"""
+DELEGATION_STATUS_AWAITING_CONFIRMATION: DelegationStatus.ValueType  # 6
+"""The consumer has logged in and was shown a confirmation code: ask for it,
+and give it to ConfirmDelegation. Until then GetToken serves nothing new.
+"""
 
 class _Revocation:
     ValueType = typing.NewType("ValueType", builtins.int)
@@ -343,6 +355,7 @@ class CompleteDelegationResponse(message.Message):
     SUBJECT_FIELD_NUMBER: builtins.int
     ACCESS_TOKEN_EXPIRE_TIME_FIELD_NUMBER: builtins.int
     SESSION_EXPIRE_TIME_FIELD_NUMBER: builtins.int
+    CONFIRMATION_FIELD_NUMBER: builtins.int
     brand_id: builtins.str
     """The brand the delegation was started for."""
     subject: builtins.str
@@ -367,6 +380,13 @@ class CompleteDelegationResponse(message.Message):
         contexts only.
         """
 
+    @builtins.property
+    def confirmation(self) -> Confirmation:
+        """Set where the grant is locked until ConfirmDelegation brings this code. In
+        an answer of CompleteDelegation only: the bot is told the code by the
+        consumer.
+        """
+
     def __init__(
         self,
         *,
@@ -376,10 +396,88 @@ class CompleteDelegationResponse(message.Message):
         subject: builtins.str = ...,
         access_token_expire_time: timestamp_pb2.Timestamp | None = ...,
         session_expire_time: timestamp_pb2.Timestamp | None = ...,
+        confirmation: Confirmation | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["access_token_expire_time", b"access_token_expire_time", "context", b"context", "session_expire_time", b"session_expire_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = typing.Literal["access_token_expire_time", b"access_token_expire_time", "confirmation", b"confirmation", "context", b"context", "session_expire_time", b"session_expire_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["access_token_expire_time", b"access_token_expire_time", "brand_id", b"brand_id", "context", b"context", "granted_scopes", b"granted_scopes", "session_expire_time", b"session_expire_time", "subject", b"subject"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["access_token_expire_time", b"access_token_expire_time", "brand_id", b"brand_id", "confirmation", b"confirmation", "context", b"context", "granted_scopes", b"granted_scopes", "session_expire_time", b"session_expire_time", "subject", b"subject"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class Confirmation(message.Message):
+    """A confirmation code, for the page on which the consumer's login ends."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    CODE_FIELD_NUMBER: builtins.int
+    EXPIRE_TIME_FIELD_NUMBER: builtins.int
+    code: builtins.str
+    """The code: eight digits. Show it to the browser that brought the response,
+    with "no-store", and to nobody else: never in the conversation, a URL or a
+    log.
+    """
+    @builtins.property
+    def expire_time(self) -> timestamp_pb2.Timestamp:
+        """When it stops working."""
+
+    def __init__(
+        self,
+        *,
+        code: builtins.str = ...,
+        expire_time: timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["expire_time", b"expire_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["code", b"code", "expire_time", b"expire_time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class ConfirmDelegationRequest(message.Message):
+    """Brings a confirmation code."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    DELEGATION_ID_FIELD_NUMBER: builtins.int
+    CONFIRMATION_CODE_FIELD_NUMBER: builtins.int
+    delegation_id: builtins.str
+    """As StartDelegation answered it. Required."""
+    confirmation_code: builtins.str
+    """The code as the consumer typed it. Required. Spaces, dashes and other
+    punctuation are passed over, and digits of every script are understood.
+    """
+    def __init__(
+        self,
+        *,
+        delegation_id: builtins.str = ...,
+        confirmation_code: builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["confirmation_code", b"confirmation_code", "delegation_id", b"delegation_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class ConfirmDelegationResponse(message.Message):
+    """The grant is unlocked."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    DELEGATED_FIELD_NUMBER: builtins.int
+    @builtins.property
+    def delegated(self) -> CompleteDelegationResponse:
+        """What the consumer has delegated."""
+
+    def __init__(
+        self,
+        *,
+        delegated: CompleteDelegationResponse | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["delegated", b"delegated"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["delegated", b"delegated"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -414,12 +512,14 @@ class WatchDelegationResponse(message.Message):
     EXPIRE_TIME_FIELD_NUMBER: builtins.int
     DELEGATED_FIELD_NUMBER: builtins.int
     status: DelegationStatus.ValueType
-    """All but PENDING are final."""
+    """All but PENDING and AWAITING_CONFIRMATION are final."""
     reason: error_reason_pb2.ErrorReason.ValueType
-    """Why. With DENIED and FAILED only; the reasons of CompleteDelegation."""
+    """Why. With DENIED and FAILED only; the reasons of CompleteDelegation and
+    ConfirmDelegation.
+    """
     @builtins.property
     def expire_time(self) -> timestamp_pb2.Timestamp:
-        """When the link stops working."""
+        """When the link stops working; the confirmation code, where one was shown."""
 
     @builtins.property
     def delegated(self) -> CompleteDelegationResponse:
@@ -482,7 +582,9 @@ class GetTokenRequest(message.Message):
         """Where set, a call that would fail with GRANT_NOT_FOUND, CONSENT_REQUIRED or
         SESSION_ENDED starts a delegation, and its error carries the link as
         ConsentChallenge. Where there can be no link the call fails by the reasons
-        of StartDelegation instead, which the caller's policy must allow too.
+        of StartDelegation instead, which the caller's policy must allow too; where
+        the consumer has used the caller's last one and was shown a confirmation
+        code, with CONFIRMATION_REQUIRED.
         """
 
     def __init__(
@@ -547,13 +649,15 @@ class ConsentChallenge(message.Message):
     EXPIRE_TIME_FIELD_NUMBER: builtins.int
     authorization_url: builtins.str
     """The link to open in the consumer's browser: give it to the consumer, never
-    to a log.
+    to a log. Empty with CONFIRMATION_REQUIRED.
     """
     delegation_id: builtins.str
-    """Names the delegation, for WatchDelegation. Not a secret."""
+    """Names the delegation, for WatchDelegation and ConfirmDelegation. Not a
+    secret.
+    """
     @builtins.property
     def expire_time(self) -> timestamp_pb2.Timestamp:
-        """When the link stops working."""
+        """When the link stops working; the confirmation code, where one was shown."""
 
     def __init__(
         self,

@@ -46,6 +46,11 @@ class TokenVaultStub:
                 request_serializer=tokenvault_dot_v1_dot_token__vault__pb2.CompleteDelegationRequest.SerializeToString,
                 response_deserializer=tokenvault_dot_v1_dot_token__vault__pb2.CompleteDelegationResponse.FromString,
                 _registered_method=True)
+        self.ConfirmDelegation = channel.unary_unary(
+                '/tokenvault.v1.TokenVault/ConfirmDelegation',
+                request_serializer=tokenvault_dot_v1_dot_token__vault__pb2.ConfirmDelegationRequest.SerializeToString,
+                response_deserializer=tokenvault_dot_v1_dot_token__vault__pb2.ConfirmDelegationResponse.FromString,
+                _registered_method=True)
         self.WatchDelegation = channel.unary_stream(
                 '/tokenvault.v1.TokenVault/WatchDelegation',
                 request_serializer=tokenvault_dot_v1_dot_token__vault__pb2.WatchDelegationRequest.SerializeToString,
@@ -90,10 +95,11 @@ class TokenVaultServicer:
         the redirect URI (RFC 6749 section 4.1.2).
 
         Effect: uses up the state, exchanges the code, and keeps the tokens as the
-        grant of that context. On any failure nothing is stored. Not idempotent: a
-        state works once, a repeated call fails with STATE_NOT_FOUND, but after
-        AS_UNAVAILABLE where the code was not used. The work goes on if the caller
-        goes away.
+        grant of that context; where the brand asks for a confirmation code, under
+        lock, and the answer holds the code. On any failure nothing is stored. Not
+        idempotent: a state works once, a repeated call fails with STATE_NOT_FOUND,
+        but after AS_UNAVAILABLE where the code was not used. The work goes on if
+        the caller goes away.
 
         Callers: only the caller that started the delegation.
 
@@ -106,11 +112,35 @@ class TokenVaultServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ConfirmDelegation(self, request, context):
+        """Confirms a delegation with the code that the consumer was shown after login
+        and has typed into the conversation: so the one who logged in is the one who
+        is in this conversation, and not somebody the link was sent on to. For brands
+        that ask for it.
+
+        Effect: unlocks the grant, which replaces the context's former one only now.
+        Another code than the shown one uses up one of five tries, whichever sidecar
+        on the store is asked; with the last one the delegation is void, and its
+        tokens are revoked. Safe to repeat: a code that was tried before is answered
+        as it was then, and uses up nothing. One that is not of eight digits is
+        INVALID_REQUEST, and uses up nothing either.
+
+        Callers: only the caller that started the delegation.
+
+        Reasons: CONFIRMATION_CODE_WRONG, STATE_NOT_FOUND (unknown, another
+        caller's, or not waiting for a code: not logged in yet, expired, failed),
+        SUBJECT_MISMATCH, INVALID_REQUEST, POLICY_DENIED, UNKNOWN_CALLER,
+        BEARER_INVALID, RATE_LIMITED, STORE_UNAVAILABLE.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def WatchDelegation(self, request, context):
         """Tells what becomes of a delegation: its present status at once, then, where
-        that is not final, exactly one final event, then the stream ends. Whoever
-        completes it: this caller, or the callback listener of any sidecar on the
-        same store.
+        that is not final, AWAITING_CONFIRMATION when it comes to that, and exactly
+        one final event, then the stream ends. Whoever completes it: this caller, or
+        the callback listener of any sidecar on the same store.
 
         Effect: none. A stream that breaks with UNAVAILABLE is resumed by asking
         again. What became of a delegation is known for an hour beyond the time its
@@ -139,9 +169,10 @@ class TokenVaultServicer:
 
         Reasons: GRANT_NOT_FOUND, CONSENT_REQUIRED, SESSION_ENDED (challenge the
         consumer; with challenge, ConsentChallenge is among the error's details),
-        SCOPE_NOT_GRANTED, INVALID_REQUEST, POLICY_DENIED,
-        UNKNOWN_CALLER, BEARER_INVALID, AS_UNAVAILABLE, AS_MISCONFIGURED,
-        RATE_LIMITED, STORE_UNAVAILABLE.
+        CONFIRMATION_REQUIRED (with challenge only, and with ConsentChallenge too),
+        SCOPE_NOT_GRANTED, INVALID_REQUEST, POLICY_DENIED, UNKNOWN_CALLER,
+        BEARER_INVALID, AS_UNAVAILABLE, AS_MISCONFIGURED, RATE_LIMITED,
+        STORE_UNAVAILABLE.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -151,7 +182,8 @@ class TokenVaultServicer:
         """Forgets a context: deletes its grant, voids its pending delegations, and
         has its tokens revoked at the authorization server (RFC 7009).
 
-        Effect: the deletion is durable when the call returns; revocation follows.
+        Effect: the deletion is durable when the call returns; revocation follows,
+        of tokens that were never confirmed when their time to be so is over.
         Idempotent: forgetting what does not exist succeeds with NOT_FOUND.
 
         Callers: bot runtimes, by policy.
@@ -175,6 +207,11 @@ def add_TokenVaultServicer_to_server(servicer, server):
                     servicer.CompleteDelegation,
                     request_deserializer=tokenvault_dot_v1_dot_token__vault__pb2.CompleteDelegationRequest.FromString,
                     response_serializer=tokenvault_dot_v1_dot_token__vault__pb2.CompleteDelegationResponse.SerializeToString,
+            ),
+            'ConfirmDelegation': grpc.unary_unary_rpc_method_handler(
+                    servicer.ConfirmDelegation,
+                    request_deserializer=tokenvault_dot_v1_dot_token__vault__pb2.ConfirmDelegationRequest.FromString,
+                    response_serializer=tokenvault_dot_v1_dot_token__vault__pb2.ConfirmDelegationResponse.SerializeToString,
             ),
             'WatchDelegation': grpc.unary_stream_rpc_method_handler(
                     servicer.WatchDelegation,
@@ -248,6 +285,33 @@ class TokenVault:
             '/tokenvault.v1.TokenVault/CompleteDelegation',
             tokenvault_dot_v1_dot_token__vault__pb2.CompleteDelegationRequest.SerializeToString,
             tokenvault_dot_v1_dot_token__vault__pb2.CompleteDelegationResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ConfirmDelegation(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tokenvault.v1.TokenVault/ConfirmDelegation',
+            tokenvault_dot_v1_dot_token__vault__pb2.ConfirmDelegationRequest.SerializeToString,
+            tokenvault_dot_v1_dot_token__vault__pb2.ConfirmDelegationResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -66,10 +66,11 @@ class TokenVaultStub:
     the redirect URI (RFC 6749 section 4.1.2).
 
     Effect: uses up the state, exchanges the code, and keeps the tokens as the
-    grant of that context. On any failure nothing is stored. Not idempotent: a
-    state works once, a repeated call fails with STATE_NOT_FOUND, but after
-    AS_UNAVAILABLE where the code was not used. The work goes on if the caller
-    goes away.
+    grant of that context; where the brand asks for a confirmation code, under
+    lock, and the answer holds the code. On any failure nothing is stored. Not
+    idempotent: a state works once, a repeated call fails with STATE_NOT_FOUND,
+    but after AS_UNAVAILABLE where the code was not used. The work goes on if
+    the caller goes away.
 
     Callers: only the caller that started the delegation.
 
@@ -78,11 +79,31 @@ class TokenVaultStub:
     POLICY_DENIED, UNKNOWN_CALLER, BEARER_INVALID, AS_UNAVAILABLE,
     AS_MISCONFIGURED, RATE_LIMITED, STORE_UNAVAILABLE.
     """
+    ConfirmDelegation: grpc.UnaryUnaryMultiCallable[token_vault_pb2.ConfirmDelegationRequest, token_vault_pb2.ConfirmDelegationResponse]
+    """Confirms a delegation with the code that the consumer was shown after login
+    and has typed into the conversation: so the one who logged in is the one who
+    is in this conversation, and not somebody the link was sent on to. For brands
+    that ask for it.
+
+    Effect: unlocks the grant, which replaces the context's former one only now.
+    Another code than the shown one uses up one of five tries, whichever sidecar
+    on the store is asked; with the last one the delegation is void, and its
+    tokens are revoked. Safe to repeat: a code that was tried before is answered
+    as it was then, and uses up nothing. One that is not of eight digits is
+    INVALID_REQUEST, and uses up nothing either.
+
+    Callers: only the caller that started the delegation.
+
+    Reasons: CONFIRMATION_CODE_WRONG, STATE_NOT_FOUND (unknown, another
+    caller's, or not waiting for a code: not logged in yet, expired, failed),
+    SUBJECT_MISMATCH, INVALID_REQUEST, POLICY_DENIED, UNKNOWN_CALLER,
+    BEARER_INVALID, RATE_LIMITED, STORE_UNAVAILABLE.
+    """
     WatchDelegation: grpc.UnaryStreamMultiCallable[token_vault_pb2.WatchDelegationRequest, token_vault_pb2.WatchDelegationResponse]
     """Tells what becomes of a delegation: its present status at once, then, where
-    that is not final, exactly one final event, then the stream ends. Whoever
-    completes it: this caller, or the callback listener of any sidecar on the
-    same store.
+    that is not final, AWAITING_CONFIRMATION when it comes to that, and exactly
+    one final event, then the stream ends. Whoever completes it: this caller, or
+    the callback listener of any sidecar on the same store.
 
     Effect: none. A stream that breaks with UNAVAILABLE is resumed by asking
     again. What became of a delegation is known for an hour beyond the time its
@@ -107,15 +128,17 @@ class TokenVaultStub:
 
     Reasons: GRANT_NOT_FOUND, CONSENT_REQUIRED, SESSION_ENDED (challenge the
     consumer; with challenge, ConsentChallenge is among the error's details),
-    SCOPE_NOT_GRANTED, INVALID_REQUEST, POLICY_DENIED,
-    UNKNOWN_CALLER, BEARER_INVALID, AS_UNAVAILABLE, AS_MISCONFIGURED,
-    RATE_LIMITED, STORE_UNAVAILABLE.
+    CONFIRMATION_REQUIRED (with challenge only, and with ConsentChallenge too),
+    SCOPE_NOT_GRANTED, INVALID_REQUEST, POLICY_DENIED, UNKNOWN_CALLER,
+    BEARER_INVALID, AS_UNAVAILABLE, AS_MISCONFIGURED, RATE_LIMITED,
+    STORE_UNAVAILABLE.
     """
     Invalidate: grpc.UnaryUnaryMultiCallable[token_vault_pb2.InvalidateRequest, token_vault_pb2.InvalidateResponse]
     """Forgets a context: deletes its grant, voids its pending delegations, and
     has its tokens revoked at the authorization server (RFC 7009).
 
-    Effect: the deletion is durable when the call returns; revocation follows.
+    Effect: the deletion is durable when the call returns; revocation follows,
+    of tokens that were never confirmed when their time to be so is over.
     Idempotent: forgetting what does not exist succeeds with NOT_FOUND.
 
     Callers: bot runtimes, by policy.
@@ -149,10 +172,11 @@ class TokenVaultAsyncStub(TokenVaultStub):
     the redirect URI (RFC 6749 section 4.1.2).
 
     Effect: uses up the state, exchanges the code, and keeps the tokens as the
-    grant of that context. On any failure nothing is stored. Not idempotent: a
-    state works once, a repeated call fails with STATE_NOT_FOUND, but after
-    AS_UNAVAILABLE where the code was not used. The work goes on if the caller
-    goes away.
+    grant of that context; where the brand asks for a confirmation code, under
+    lock, and the answer holds the code. On any failure nothing is stored. Not
+    idempotent: a state works once, a repeated call fails with STATE_NOT_FOUND,
+    but after AS_UNAVAILABLE where the code was not used. The work goes on if
+    the caller goes away.
 
     Callers: only the caller that started the delegation.
 
@@ -161,11 +185,31 @@ class TokenVaultAsyncStub(TokenVaultStub):
     POLICY_DENIED, UNKNOWN_CALLER, BEARER_INVALID, AS_UNAVAILABLE,
     AS_MISCONFIGURED, RATE_LIMITED, STORE_UNAVAILABLE.
     """
+    ConfirmDelegation: aio.UnaryUnaryMultiCallable[token_vault_pb2.ConfirmDelegationRequest, token_vault_pb2.ConfirmDelegationResponse]  # type: ignore[assignment]
+    """Confirms a delegation with the code that the consumer was shown after login
+    and has typed into the conversation: so the one who logged in is the one who
+    is in this conversation, and not somebody the link was sent on to. For brands
+    that ask for it.
+
+    Effect: unlocks the grant, which replaces the context's former one only now.
+    Another code than the shown one uses up one of five tries, whichever sidecar
+    on the store is asked; with the last one the delegation is void, and its
+    tokens are revoked. Safe to repeat: a code that was tried before is answered
+    as it was then, and uses up nothing. One that is not of eight digits is
+    INVALID_REQUEST, and uses up nothing either.
+
+    Callers: only the caller that started the delegation.
+
+    Reasons: CONFIRMATION_CODE_WRONG, STATE_NOT_FOUND (unknown, another
+    caller's, or not waiting for a code: not logged in yet, expired, failed),
+    SUBJECT_MISMATCH, INVALID_REQUEST, POLICY_DENIED, UNKNOWN_CALLER,
+    BEARER_INVALID, RATE_LIMITED, STORE_UNAVAILABLE.
+    """
     WatchDelegation: aio.UnaryStreamMultiCallable[token_vault_pb2.WatchDelegationRequest, token_vault_pb2.WatchDelegationResponse]  # type: ignore[assignment]
     """Tells what becomes of a delegation: its present status at once, then, where
-    that is not final, exactly one final event, then the stream ends. Whoever
-    completes it: this caller, or the callback listener of any sidecar on the
-    same store.
+    that is not final, AWAITING_CONFIRMATION when it comes to that, and exactly
+    one final event, then the stream ends. Whoever completes it: this caller, or
+    the callback listener of any sidecar on the same store.
 
     Effect: none. A stream that breaks with UNAVAILABLE is resumed by asking
     again. What became of a delegation is known for an hour beyond the time its
@@ -190,15 +234,17 @@ class TokenVaultAsyncStub(TokenVaultStub):
 
     Reasons: GRANT_NOT_FOUND, CONSENT_REQUIRED, SESSION_ENDED (challenge the
     consumer; with challenge, ConsentChallenge is among the error's details),
-    SCOPE_NOT_GRANTED, INVALID_REQUEST, POLICY_DENIED,
-    UNKNOWN_CALLER, BEARER_INVALID, AS_UNAVAILABLE, AS_MISCONFIGURED,
-    RATE_LIMITED, STORE_UNAVAILABLE.
+    CONFIRMATION_REQUIRED (with challenge only, and with ConsentChallenge too),
+    SCOPE_NOT_GRANTED, INVALID_REQUEST, POLICY_DENIED, UNKNOWN_CALLER,
+    BEARER_INVALID, AS_UNAVAILABLE, AS_MISCONFIGURED, RATE_LIMITED,
+    STORE_UNAVAILABLE.
     """
     Invalidate: aio.UnaryUnaryMultiCallable[token_vault_pb2.InvalidateRequest, token_vault_pb2.InvalidateResponse]  # type: ignore[assignment]
     """Forgets a context: deletes its grant, voids its pending delegations, and
     has its tokens revoked at the authorization server (RFC 7009).
 
-    Effect: the deletion is durable when the call returns; revocation follows.
+    Effect: the deletion is durable when the call returns; revocation follows,
+    of tokens that were never confirmed when their time to be so is over.
     Idempotent: forgetting what does not exist succeeds with NOT_FOUND.
 
     Callers: bot runtimes, by policy.
@@ -241,10 +287,11 @@ class TokenVaultServicer(metaclass=abc_1.ABCMeta):
         the redirect URI (RFC 6749 section 4.1.2).
 
         Effect: uses up the state, exchanges the code, and keeps the tokens as the
-        grant of that context. On any failure nothing is stored. Not idempotent: a
-        state works once, a repeated call fails with STATE_NOT_FOUND, but after
-        AS_UNAVAILABLE where the code was not used. The work goes on if the caller
-        goes away.
+        grant of that context; where the brand asks for a confirmation code, under
+        lock, and the answer holds the code. On any failure nothing is stored. Not
+        idempotent: a state works once, a repeated call fails with STATE_NOT_FOUND,
+        but after AS_UNAVAILABLE where the code was not used. The work goes on if
+        the caller goes away.
 
         Callers: only the caller that started the delegation.
 
@@ -255,15 +302,41 @@ class TokenVaultServicer(metaclass=abc_1.ABCMeta):
         """
 
     @abc_1.abstractmethod
+    def ConfirmDelegation(
+        self,
+        request: token_vault_pb2.ConfirmDelegationRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[token_vault_pb2.ConfirmDelegationResponse, abc.Awaitable[token_vault_pb2.ConfirmDelegationResponse]]:
+        """Confirms a delegation with the code that the consumer was shown after login
+        and has typed into the conversation: so the one who logged in is the one who
+        is in this conversation, and not somebody the link was sent on to. For brands
+        that ask for it.
+
+        Effect: unlocks the grant, which replaces the context's former one only now.
+        Another code than the shown one uses up one of five tries, whichever sidecar
+        on the store is asked; with the last one the delegation is void, and its
+        tokens are revoked. Safe to repeat: a code that was tried before is answered
+        as it was then, and uses up nothing. One that is not of eight digits is
+        INVALID_REQUEST, and uses up nothing either.
+
+        Callers: only the caller that started the delegation.
+
+        Reasons: CONFIRMATION_CODE_WRONG, STATE_NOT_FOUND (unknown, another
+        caller's, or not waiting for a code: not logged in yet, expired, failed),
+        SUBJECT_MISMATCH, INVALID_REQUEST, POLICY_DENIED, UNKNOWN_CALLER,
+        BEARER_INVALID, RATE_LIMITED, STORE_UNAVAILABLE.
+        """
+
+    @abc_1.abstractmethod
     def WatchDelegation(
         self,
         request: token_vault_pb2.WatchDelegationRequest,
         context: _ServicerContext,
     ) -> typing.Union[abc.Iterator[token_vault_pb2.WatchDelegationResponse], abc.AsyncIterator[token_vault_pb2.WatchDelegationResponse]]:
         """Tells what becomes of a delegation: its present status at once, then, where
-        that is not final, exactly one final event, then the stream ends. Whoever
-        completes it: this caller, or the callback listener of any sidecar on the
-        same store.
+        that is not final, AWAITING_CONFIRMATION when it comes to that, and exactly
+        one final event, then the stream ends. Whoever completes it: this caller, or
+        the callback listener of any sidecar on the same store.
 
         Effect: none. A stream that breaks with UNAVAILABLE is resumed by asking
         again. What became of a delegation is known for an hour beyond the time its
@@ -294,9 +367,10 @@ class TokenVaultServicer(metaclass=abc_1.ABCMeta):
 
         Reasons: GRANT_NOT_FOUND, CONSENT_REQUIRED, SESSION_ENDED (challenge the
         consumer; with challenge, ConsentChallenge is among the error's details),
-        SCOPE_NOT_GRANTED, INVALID_REQUEST, POLICY_DENIED,
-        UNKNOWN_CALLER, BEARER_INVALID, AS_UNAVAILABLE, AS_MISCONFIGURED,
-        RATE_LIMITED, STORE_UNAVAILABLE.
+        CONFIRMATION_REQUIRED (with challenge only, and with ConsentChallenge too),
+        SCOPE_NOT_GRANTED, INVALID_REQUEST, POLICY_DENIED, UNKNOWN_CALLER,
+        BEARER_INVALID, AS_UNAVAILABLE, AS_MISCONFIGURED, RATE_LIMITED,
+        STORE_UNAVAILABLE.
         """
 
     @abc_1.abstractmethod
@@ -308,7 +382,8 @@ class TokenVaultServicer(metaclass=abc_1.ABCMeta):
         """Forgets a context: deletes its grant, voids its pending delegations, and
         has its tokens revoked at the authorization server (RFC 7009).
 
-        Effect: the deletion is durable when the call returns; revocation follows.
+        Effect: the deletion is durable when the call returns; revocation follows,
+        of tokens that were never confirmed when their time to be so is over.
         Idempotent: forgetting what does not exist succeeds with NOT_FOUND.
 
         Callers: bot runtimes, by policy.
