@@ -55,6 +55,11 @@ export interface Delegation {
   readonly expireTime: Date | null;
 }
 
+export interface Confirmation {
+  readonly code: string;
+  readonly expireTime: Date | null;
+}
+
 export interface Delegated {
   readonly brand: string;
   readonly consumer: string | null;
@@ -63,6 +68,7 @@ export interface Delegated {
   readonly grantedScopes: string[];
   readonly accessTokenExpireTime: Date | null;
   readonly sessionExpireTime: Date | null;
+  readonly confirmation: Confirmation | null;
 }
 
 export class TokenVaultClient {
@@ -73,6 +79,7 @@ export class TokenVaultClient {
   ): TokenVaultClient;
   startDelegation(brand: string, options: DelegationOptions): Promise<Delegation>;
   completeDelegation(query: URLSearchParams | Record<string, string>, options?: CallOptions): Promise<Delegated>;
+  confirmDelegation(delegationId: string, code: string, options?: CallOptions): Promise<Delegated>;
   watchDelegation(delegationId: string, options?: WatchOptions): Promise<Delegated>;
   challenge(
     brand: string,
@@ -99,6 +106,13 @@ export class TokenVaultError extends Error {
 }
 export class ConsentRequired extends TokenVaultError {
   readonly challenge: Delegation | null;
+}
+export class ConfirmationRequired extends TokenVaultError {
+  readonly delegationId: string | null;
+  readonly expireTime: Date | null;
+}
+export class ConfirmationCodeWrong extends TokenVaultError {
+  readonly triesLeft: number;
 }
 export class ScopeNotGranted extends TokenVaultError {}
 export class DelegationFailed extends TokenVaultError {}

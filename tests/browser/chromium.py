@@ -2,8 +2,10 @@
 
 import asyncio
 import os
+import re
 import time
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,9 +14,9 @@ from playwright.async_api import Browser, Page, async_playwright
 
 from tests.callback.house import House, running_house
 from tests.callback.listening import listening
-from tests.core.world import ALICE
+from tests.core.world import ACME, ALICE
 from tests.e2e.vaults import connect
-from tokenvault import AsyncPendingChallenge, AuthorizationDenied
+from tokenvault import AsyncPendingChallenge, AuthorizationDenied, ConfirmationRequired, GrantNotFound
 from tokenvault_sidecar.api.pages import Look
 from tokenvault_sidecar.core.errors import ServerUnavailable
 
@@ -22,6 +24,7 @@ CHROMIUM = os.environ.get("CHROMIUM", "/usr/bin/chromium")
 PICTURES = Path("build/browser")
 SIZES = {"phone": (360, 740), "desktop": (1280, 800)}
 DONE, DECLINED, USED = "You are logged in", "You have not agreed", "This link is no longer valid"
+CODE = "One more step: type this code into the conversation"
 LOGO = (
     "data:image/svg+xml;base64,PHN2ZyB4bWxucz0iaHR0cDovL3d3dy53My5vcmcvMjAwMC9zdmciIHdpZHRoPSI2NCIgaGVpZ2h0PSI2NCI+"
     "PGNpcmNsZSBjeD0iMzIiIGN5PSIzMiIgcj0iMzIiIGZpbGw9IiMwYjVjYWQiLz48L3N2Zz4="
@@ -43,6 +46,12 @@ async def browser() -> AsyncIterator[Browser]:
 @pytest_asyncio.fixture
 async def house(tmp_path: Path) -> AsyncIterator[House]:
     async with running_house(tmp_path) as house:
+        yield house
+
+
+@pytest_asyncio.fixture
+async def guarded(tmp_path: Path) -> AsyncIterator[House]:
+    async with running_house(tmp_path, confirmation_code=True) as house:
         yield house
 
 
@@ -119,6 +128,53 @@ async def test_without_javascript_and_once_more_and_back(browser: Browser, house
         assert (await vault.get_token("acme", conversation="c-1")).token_version == token.token_version
 
 
+async def test_a_code_stays_on_the_screen_until_it_is_typed_into_the_chat(
+    browser: Browser, guarded: House
+) -> None:
+    async with connect(guarded.inner) as vault:
+        challenge = await vault.challenge("acme", conversation="c-1")
+        popup = await from_a_chat(browser, challenge)
+        await log_in(popup)
+        assert await heading(popup) == CODE
+        with pytest.raises(ConfirmationRequired):
+            await challenge.outcome()
+        with pytest.raises(GrantNotFound):
+            await vault.get_token("acme", conversation="c-1")
+        await popup.click(".code")  # selects all of it
+        code = await popup.evaluate("getSelection().toString()")
+        assert re.fullmatch("[0-9]{4} [0-9]{4}", code.strip())
+        heard = " ".join(code.replace(" ", "").strip())
+        assert heard in await popup.locator("main").aria_snapshot()
+        assert code.strip() not in await popup.locator("main").aria_snapshot()
+        assert code.replace(" ", "") not in f"{popup.url} {await popup.title()}"
+        await popup.wait_for_timeout(4000)  # the other face would have closed it after three seconds
+        assert not popup.is_closed()
+        await challenge.confirm(code)
+        assert (await vault.get_token("acme", conversation="c-1")).access_token
+        await popup.reload()
+        assert await heading(popup) == USED
+        await popup.go_back()
+        await popup.go_forward()
+        assert await heading(popup) == USED
+        assert (await vault.get_token("acme", conversation="c-1")).access_token
+
+
+async def test_a_code_without_javascript_and_lost_by_a_reload(browser: Browser, guarded: House) -> None:
+    plain = await browser.new_context(java_script_enabled=False, locale="en")
+    page = await plain.new_page()
+    async with connect(guarded.inner) as vault:
+        challenge = await vault.challenge("acme", consumer="alice")
+        await page.goto(challenge.authorization_url)
+        await log_in(page)
+        assert await heading(page) == CODE
+        code = await page.locator(".code").inner_text()
+        await page.reload()
+        assert await heading(page) == USED
+        assert await page.locator(".code").count() == 0
+        await challenge.confirm(code)  # written down before
+        assert (await vault.get_token("acme", consumer="alice")).access_token
+
+
 async def test_one_who_comes_too_late(browser: Browser, tmp_path: Path) -> None:
     async with running_house(tmp_path, delegation_lifetime="1s") as house, connect(house.inner) as vault:
         challenge = await vault.challenge("acme", conversation="c-1")
@@ -140,12 +196,14 @@ async def test_every_face_fits_its_screen_and_keeps_to_its_own_policy(
     page.on("console", lambda said: complaints.append(said.text) if "Policy" in said.text else None)
     async with listening(look=LOOK) as port:
         faces = {
+            "code": await port.came_back(),
             "done": await port.came_back(),
             "declined": await port.came_back(ALICE, code=None, error="access_denied"),
             "used": {"state": "guessed", "code": "x"},
             "wrong": await port.came_back(),
         }
         for face, sent in faces.items():
+            port.world.vault.brands = {"acme": replace(ACME, confirms=face == "code")}
             if face == "wrong":
                 port.world.server.faults.append(ServerUnavailable("away"))
             query = "&".join(f"{name}={value}" for name, value in sent.items())

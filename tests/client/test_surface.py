@@ -152,7 +152,7 @@ def test_the_readme_s_snippet_that_waits(address: str, files: Files, fake: FakeV
     for status, reason in zip(ended, reasons, strict=True):
         fake.answers.append(pb.StartDelegationResponse(delegation_id="d", authorization_url="https://as"))
         fake.answers.append([pb.WatchDelegationResponse(status=status, reason=reason)])  # type: ignore[arg-type]  # a number will do
-    (snippet,) = [text for text in snippets() if "def log_in" in text]
+    (snippet,) = [text for text in snippets() if "def log_in(" in text]
     said: list[str] = []
     with TokenVaultClient(address, **files.parameters()) as vault:
         bot: dict[str, Any] = {"vault": vault, "say": said.append}
@@ -160,6 +160,19 @@ def test_the_readme_s_snippet_that_waits(address: str, files: Files, fake: FakeV
         answers = [bot["log_in"]("c-42") for _ in ended]
     assert answers == ["You are logged in.", "You declined.", "That took too long."]
     assert said == ["Please log in: https://as"] * 3
+
+
+def test_the_readme_s_snippet_that_asks_for_the_code(address: str, files: Files, fake: FakeVault) -> None:
+    fake.answers.append(pb.StartDelegationResponse(delegation_id="d", authorization_url="https://as"))
+    fake.answers.append([pb.WatchDelegationResponse(status=pb.DELEGATION_STATUS_AWAITING_CONFIRMATION)])
+    fake.answers.append(pb.ConfirmDelegationResponse())
+    (snippet,) = [text for text in snippets() if "def log_in_by_code(" in text]
+    said: list[str] = []
+    with TokenVaultClient(address, **files.parameters()) as vault:
+        bot: dict[str, Any] = {"vault": vault, "say": said.append, "ask": lambda question: "1234 5678"}
+        exec(compile(snippet, README, "exec"), bot)
+        assert bot["log_in_by_code"]("c-42") == "You are logged in."
+    assert fake.requests[-1] == pb.ConfirmDelegationRequest(delegation_id="d", confirmation_code="1234 5678")
 
 
 def test_the_readme_names_every_variable_and_no_unknown_error() -> None:

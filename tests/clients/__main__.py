@@ -67,7 +67,7 @@ def played(language: Language, folder: Path) -> Mapping[str, str]:
     folder.mkdir()
     ids = {
         name: f"{name}-of-{language.name.lower()}"
-        for name in ("consumer", "conversation", "another", "third")
+        for name in ("consumer", "conversation", "another", "third", "fourth")
     }
     with stage(folder) as there:
         play = Play(there, command, ids, language.has_source)

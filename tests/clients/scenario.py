@@ -66,7 +66,7 @@ class Play:
 
     def _call(self, deed: Mapping[str, Any]) -> None:
         command = {"brand": SCENARIO["brand"]} | self._filled(deed["call"])
-        if command["op"] == "complete_delegation":
+        if command["op"] in ("complete_delegation", "confirm_delegation"):
             del command["brand"]
         patient_until = time.monotonic() + deed.get("within", 0)
         while True:
@@ -128,7 +128,6 @@ class Play:
     def _secrets(self) -> Iterator[str]:
         for kept in self.kept.values():
             if isinstance(kept, Mapping):
-                yield from (
-                    kept[n] for n in ("access_token", "authorization_url", "code", "state") if n in kept
-                )
+                names = ("access_token", "authorization_url", "code", "confirmation_code", "state")
+                yield from (kept[name] for name in names if kept.get(name))
         yield from self.ids.values()

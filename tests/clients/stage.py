@@ -6,6 +6,7 @@ import shutil
 import signal
 import threading
 import time
+import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -19,9 +20,13 @@ from tests.authserver.plain_client import PlainClient
 from tests.clients.wire import Wire
 from tests.demo.test_keep import free_port
 from tests.running import SidecarProcess, caller_files, make_config
+from tokenvault_sidecar.config import to_toml
 from tokenvault_sidecar.devkit import DevelopmentCA
 
 BRAND = "acme"
+GUARDED = "guarded"
+"""Brands at one authorization server; the second asks for confirmation codes."""
+
 ACCESS_TOKEN_TTL = 8
 
 
@@ -76,6 +81,7 @@ class Stage:
         self.acts: Mapping[str, Callable[..., Any]] = {
             "log_in": self._log_in,
             "decline": self._decline,
+            "another": _another,
             "call_api": self._call_api,
             "outlive": self._outlive,
             "reject": lambda what: api.rejected.add(f"Bearer {what['access_token']}"),
@@ -153,6 +159,20 @@ class Stage:
             raise NotAsExpected(f"{found} calls of {rpc} reached the sidecar, not {calls}")
 
 
+def _another(than: Mapping[str, Any]) -> dict[str, str]:
+    """A confirmation code that is not the one shown."""
+    return {"code": f"{(int(than['confirmation_code']) + 1) % 10**8:08}"}
+
+
+def _guarded(config: Path) -> str:
+    """The brand once more, with consumers who confirm."""
+    table = tomllib.loads(config.read_text())["brands"][BRAND]
+    keys = ("issuer", "client_id", "client_secret_file", "redirect_uris", "conversation")
+    kept = {key: table[key] for key in keys}
+    lines = [f"{key} = {to_toml(value)}" for key, value in (kept | {"confirmation_code": True}).items()]
+    return "\n".join(["", f"[brands.{GUARDED}]", *lines, ""])
+
+
 @contextmanager
 def stage(folder: Path, *, access_token_ttl: int = ACCESS_TOKEN_TTL) -> Iterator[Stage]:
     """Both on ports of their own, the sidecar also on a unix socket in the folder."""
@@ -163,6 +183,7 @@ def stage(folder: Path, *, access_token_ttl: int = ACCESS_TOKEN_TTL) -> Iterator
         config = make_config(folder / "vault", provider, BASIC, brand=BRAND, listen=listen)
         with config.open("a") as file:
             file.write('\n[audit]\npath = "audit.jsonl"\n')
+            file.write(_guarded(config))
         stage = Stage(provider, api, wire, config)
         stage.start()
         try:

@@ -79,6 +79,19 @@ func (c *Client) CompleteDelegation(ctx context.Context, query url.Values) (*Del
 	return delegated(answer), nil
 }
 
+// ConfirmDelegation unlocks a delegation with the code that its consumer was
+// shown, as they typed it. Safe to repeat. ErrConfirmationCodeWrong where it is
+// another, with TriesLeft.
+func (c *Client) ConfirmDelegation(ctx context.Context, delegationID, code string) (*Delegated, error) {
+	answer, err := call(ctx, c, callTimeout, pb.TokenVaultClient.ConfirmDelegation, &pb.ConfirmDelegationRequest{
+		DelegationId: delegationID, ConfirmationCode: code,
+	})
+	if err != nil {
+		return nil, err
+	}
+	return delegated(answer.GetDelegated()), nil
+}
+
 // GetToken gives a valid access token. Safe to repeat.
 func (c *Client) GetToken(ctx context.Context, r TokenRequest) (*Token, error) {
 	request := &pb.GetTokenRequest{
@@ -151,7 +164,7 @@ func within(ctx context.Context, timeout time.Duration) (context.Context, contex
 }
 
 func delegated(answer *pb.CompleteDelegationResponse) *Delegated {
-	return &Delegated{
+	done := &Delegated{
 		Brand:                 answer.GetBrandId(),
 		Context:               Context{answer.GetContext()},
 		GrantedScopes:         answer.GetGrantedScopes(),
@@ -159,6 +172,10 @@ func delegated(answer *pb.CompleteDelegationResponse) *Delegated {
 		AccessTokenExpireTime: instant(answer.GetAccessTokenExpireTime()),
 		SessionExpireTime:     instant(answer.GetSessionExpireTime()),
 	}
+	if c := answer.GetConfirmation(); c != nil {
+		done.Confirmation = &Confirmation{c.GetCode(), instant(c.GetExpireTime())}
+	}
+	return done
 }
 
 func instant(t *timestamppb.Timestamp) time.Time {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strconv"
 	"time"
 
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
@@ -18,6 +19,11 @@ var (
 	// ErrConsentRequired: challenge the consumer with StartDelegation.
 	// GRANT_NOT_FOUND, CONSENT_REQUIRED, SESSION_ENDED.
 	ErrConsentRequired = errors.New("consent required")
+	// ErrConfirmationRequired: ask the consumer for the code they were shown, and
+	// give it to ConfirmDelegation with the DelegationID of Error.Challenge.
+	ErrConfirmationRequired = errors.New("confirmation required")
+	// ErrConfirmationCodeWrong: see Error.TriesLeft.
+	ErrConfirmationCodeWrong = errors.New("confirmation code wrong")
 	// ErrDelegationFailed: nothing was stored; start a new delegation.
 	ErrDelegationFailed = errors.New("delegation failed")
 	// ErrDelegationExpired: the consumer did not come back in time. Also ErrDelegationFailed.
@@ -41,25 +47,27 @@ var (
 const domain = "tokenvault.v1"
 
 var families = map[string]error{
-	"GRANT_NOT_FOUND":      ErrConsentRequired,
-	"CONSENT_REQUIRED":     ErrConsentRequired,
-	"SESSION_ENDED":        ErrConsentRequired,
-	"STATE_NOT_FOUND":      ErrDelegationFailed,
-	"AUTHORIZATION_DENIED": ErrDelegationFailed,
-	"CODE_REJECTED":        ErrDelegationFailed,
-	"INVALID_ID_TOKEN":     ErrDelegationFailed,
-	"ISSUER_MISMATCH":      ErrDelegationFailed,
-	"SUBJECT_MISMATCH":     ErrDelegationFailed,
-	"AS_UNAVAILABLE":       ErrUnavailable,
-	"STORE_UNAVAILABLE":    ErrUnavailable,
-	"RATE_LIMITED":         ErrUnavailable,
-	"UNKNOWN_CALLER":       ErrAccessDenied,
-	"POLICY_DENIED":        ErrAccessDenied,
-	"BEARER_INVALID":       ErrAccessDenied,
-	"INVALID_REQUEST":      ErrInvalidRequest,
-	"SCOPE_NOT_GRANTED":    ErrScopeNotGranted,
-	"AS_MISCONFIGURED":     ErrAuthorizationServerMisconfigured,
-	"INTERNAL":             ErrInternal,
+	"GRANT_NOT_FOUND":         ErrConsentRequired,
+	"CONSENT_REQUIRED":        ErrConsentRequired,
+	"SESSION_ENDED":           ErrConsentRequired,
+	"STATE_NOT_FOUND":         ErrDelegationFailed,
+	"AUTHORIZATION_DENIED":    ErrDelegationFailed,
+	"CODE_REJECTED":           ErrDelegationFailed,
+	"INVALID_ID_TOKEN":        ErrDelegationFailed,
+	"ISSUER_MISMATCH":         ErrDelegationFailed,
+	"SUBJECT_MISMATCH":        ErrDelegationFailed,
+	"AS_UNAVAILABLE":          ErrUnavailable,
+	"STORE_UNAVAILABLE":       ErrUnavailable,
+	"RATE_LIMITED":            ErrUnavailable,
+	"UNKNOWN_CALLER":          ErrAccessDenied,
+	"POLICY_DENIED":           ErrAccessDenied,
+	"BEARER_INVALID":          ErrAccessDenied,
+	"INVALID_REQUEST":         ErrInvalidRequest,
+	"SCOPE_NOT_GRANTED":       ErrScopeNotGranted,
+	"AS_MISCONFIGURED":        ErrAuthorizationServerMisconfigured,
+	"INTERNAL":                ErrInternal,
+	"CONFIRMATION_REQUIRED":   ErrConfirmationRequired,
+	"CONFIRMATION_CODE_WRONG": ErrConfirmationCodeWrong,
 }
 
 // For a reason this client does not know, or none.
@@ -93,7 +101,8 @@ type Error struct {
 	RetryDelay time.Duration
 	// FieldViolations name the fields at fault.
 	FieldViolations []FieldViolation
-	// Challenge is the link to show, where GetToken was asked for one; else nil.
+	// Challenge is the link to show, where GetToken was asked for one; without a
+	// link where it is ErrConfirmationRequired; else nil.
 	Challenge *Challenge
 
 	family error // nil: by Reason and Code
@@ -105,6 +114,16 @@ func (e *Error) Error() string {
 		name = e.Code.String()
 	}
 	return "tokenvault: " + name + ": " + e.Message
+}
+
+// TriesLeft is how many other codes may be tried after ErrConfirmationCodeWrong;
+// with none the delegation is void.
+func (e *Error) TriesLeft() int {
+	left, err := strconv.Atoi(e.Metadata["tries_left"])
+	if err != nil {
+		return 0
+	}
+	return left
 }
 
 // Unwrap gives the family, or the end of a context that it is.

@@ -91,7 +91,29 @@ type Delegated struct {
 	AccessTokenExpireTime time.Time
 	// SessionExpireTime is when the session ends unless used. Consumers only.
 	SessionExpireTime time.Time
+	// Confirmation is there where CompleteDelegation has locked the grant.
+	Confirmation *Confirmation
 }
+
+// Confirmation is for the page on which the consumer's login ends: the bot is
+// told the code by the consumer, and brings it to ConfirmDelegation.
+type Confirmation struct {
+	// Code is a secret of the consumer's.
+	Code string `json:"-"`
+	// ExpireTime is when it stops working.
+	ExpireTime time.Time
+}
+
+// String leaves the code out.
+func (c Confirmation) String() string {
+	return fmt.Sprintf("confirmation, until %s", c.ExpireTime.Format(time.RFC3339))
+}
+
+// GoString is String.
+func (c Confirmation) GoString() string { return c.String() }
+
+// LogValue is String.
+func (c Confirmation) LogValue() slog.Value { return slog.StringValue(c.String()) }
 
 // TokenRequest is what GetToken asks for. Brand and Context are needed.
 type TokenRequest struct {

@@ -22,8 +22,9 @@ const (
 // WatchDelegation waits for what becomes of a delegation, whoever completes it:
 // as long as the link works, or as ctx does. ErrDelegationFailed where it came
 // to nothing: Reason is "AUTHORIZATION_DENIED" where the consumer declined,
-// and it is ErrDelegationExpired where they did not come back in time. A
-// connection that breaks meanwhile is made anew.
+// and it is ErrDelegationExpired where they did not come back in time.
+// ErrConfirmationRequired as soon as they have logged in and were shown a code.
+// A connection that breaks meanwhile is made anew.
 func (c *Client) WatchDelegation(ctx context.Context, delegationID string) (*Delegated, error) {
 	ctx, cancel := within(ctx, watchTimeout)
 	defer cancel()
@@ -55,6 +56,8 @@ func (c *Client) watch(ctx context.Context, request *pb.WatchDelegationRequest) 
 		return nil, err
 	}
 	defer connection.calls.Done()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
 	events, err := connection.stub.WatchDelegation(ctx, request)
 	if err != nil {
 		return nil, errorFrom(err, c.config.Address)
@@ -63,7 +66,10 @@ func (c *Client) watch(ctx context.Context, request *pb.WatchDelegationRequest) 
 	for {
 		event, err := events.Recv()
 		if errors.Is(err, io.EOF) {
-			return outcome(last)
+			return outcome(request, last)
+		}
+		if event.GetStatus() == pb.DelegationStatus_DELEGATION_STATUS_AWAITING_CONFIRMATION {
+			return outcome(request, event) // somebody has to act, though the stream goes on
 		}
 		if err != nil {
 			return nil, errorFrom(err, c.config.Address)
@@ -72,8 +78,14 @@ func (c *Client) watch(ctx context.Context, request *pb.WatchDelegationRequest) 
 	}
 }
 
-func outcome(last *pb.WatchDelegationResponse) (*Delegated, error) {
+func outcome(request *pb.WatchDelegationRequest, last *pb.WatchDelegationResponse) (*Delegated, error) {
 	switch last.GetStatus() {
+	case pb.DelegationStatus_DELEGATION_STATUS_AWAITING_CONFIRMATION:
+		return nil, &Error{
+			Code: codes.Unknown, Reason: "CONFIRMATION_REQUIRED",
+			Message:   "the consumer has logged in: ask for the confirmation code they were shown",
+			Challenge: &Challenge{DelegationID: request.GetDelegationId(), ExpireTime: instant(last.GetExpireTime())},
+		}
 	case pb.DelegationStatus_DELEGATION_STATUS_COMPLETED:
 		return delegated(last.GetDelegated()), nil
 	case pb.DelegationStatus_DELEGATION_STATUS_EXPIRED:

@@ -10,6 +10,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/protobuf/types/known/durationpb"
+	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"tokenvault.example/client/go/tokenvault"
 	pb "tokenvault.example/client/go/tokenvault/v1"
@@ -78,4 +79,26 @@ func TestAWatchEndsWithItsContext(t *testing.T) {
 	if _, err := client.WatchDelegation(ctx, "d-1"); !errors.Is(err, context.DeadlineExceeded) {
 		t.Error(err)
 	}
+}
+
+func TestACodeIsAskedForThoughTheStreamGoesOn(t *testing.T) {
+	gone := make(chan struct{})
+	vault := &scripted{watch: func(_ *pb.WatchDelegationRequest, to events) error {
+		defer close(gone)
+		must(t, to.Send(&pb.WatchDelegationResponse{Status: pb.DelegationStatus_DELEGATION_STATUS_PENDING}))
+		must(t, to.Send(&pb.WatchDelegationResponse{
+			Status: pb.DelegationStatus_DELEGATION_STATUS_AWAITING_CONFIRMATION, ExpireTime: timestamppb.New(time.Unix(2e9, 0)),
+		}))
+		<-to.Context().Done()
+		return to.Context().Err()
+	}}
+	_, err := world(t, vault).WatchDelegation(t.Context(), "d-1")
+	var ours *tokenvault.Error
+	if !errors.Is(err, tokenvault.ErrConfirmationRequired) || !errors.As(err, &ours) || ours.Reason != "CONFIRMATION_REQUIRED" {
+		t.Fatal(err)
+	}
+	if ours.Challenge.DelegationID != "d-1" || ours.Challenge.AuthorizationURL != "" || ours.Challenge.ExpireTime.Unix() != 2e9 {
+		t.Error(ours.Challenge)
+	}
+	<-gone
 }

@@ -44,14 +44,25 @@ export class TokenVaultClient {
   }
 
   /**
-   * Waits for what comes of a delegation; a link that breaks is taken up again.
+   * Unlocks a delegation with the code that its consumer was shown, as they typed it. Safe to repeat.
+   *
+   * Throws ConfirmationCodeWrong where it is another, with how many more may be tried.
+   */
+  async confirmDelegation(delegationId, code, { timeout } = {}) {
+    const request = { delegation_id: delegationId, confirmation_code: code };
+    return new Delegated((await this.#call("ConfirmDelegation", request, timeout)).delegated);
+  }
+
+  /**
+   * Waits for what comes of a delegation; a link that breaks is taken up again. Throws ConfirmationRequired as soon as
+   * the consumer has logged in and was shown a code.
    *
    * No longer than `timeout` (seconds; a day), and than the link works: `expireTime` is the delegation's, and the
    * sidecar tells it too. `signal` ends it, with the signal's reason.
    */
   watchDelegation(delegationId, options = {}) {
     const open = () => this.#connection.stub().WatchDelegation({ delegation_id: delegationId });
-    return new Watch(open, (...failed) => this.#error(...failed), options).outcome();
+    return new Watch(delegationId, open, (...failed) => this.#error(...failed), options).outcome();
   }
 
   /** Starts a delegation, gives its link to `send`, and waits for what comes of it; `signal` ends the waiting. */

@@ -1,7 +1,7 @@
 /** What a call can fail with: one class per family of client/README.md. The reason tells the members of a family apart. */
 
 import protobuf from "protobufjs";
-import { Delegation } from "./models.js";
+import { Delegation, time } from "./models.js";
 
 export class TokenVaultError extends Error {
   constructor(message, { reason = null, code = "UNKNOWN", retryAfter = null, metadata = {} } = {}) {
@@ -24,6 +24,16 @@ export class ConsentRequired extends TokenVaultError {
 
   static told(error, challenge) {
     error.#challenge = challenge;
+  }
+}
+export class ConfirmationRequired extends TokenVaultError {
+  delegationId = null;
+  expireTime = null;
+}
+export class ConfirmationCodeWrong extends TokenVaultError {
+  /** How many other codes may be tried; 0: the delegation is void. */
+  get triesLeft() {
+    return Number(this.metadata.tries_left ?? 0);
   }
 }
 export class ScopeNotGranted extends TokenVaultError {}
@@ -60,6 +70,8 @@ const BY_REASON = {
   STORE_UNAVAILABLE: Unavailable,
   INVALID_REQUEST: InvalidRequest,
   INTERNAL: InternalError,
+  CONFIRMATION_REQUIRED: ConfirmationRequired,
+  CONFIRMATION_CODE_WRONG: ConfirmationCodeWrong,
 };
 
 const BY_CODE = {
@@ -128,12 +140,24 @@ export function errorFrom(error, code, address, timeout) {
   if (ours instanceof InvalidRequest && bad) {
     ours.fieldViolations = bad.fieldViolations.map(({ field, description }) => ({ field, description }));
   }
-  if (ours instanceof ConsentRequired && link) {
-    const answer = { authorization_url: link.authorizationUrl, delegation_id: link.delegationId };
-    const { seconds, nanos } = link.expireTime;
-    ConsentRequired.told(ours, new Delegation({ ...answer, expire_time: { seconds: Number(seconds), nanos } }));
+  if (link) {
+    const { authorizationUrl, delegationId, expireTime } = link;
+    const expire_time = { seconds: Number(expireTime.seconds), nanos: expireTime.nanos };
+    if (ours instanceof ConfirmationRequired) {
+      Object.assign(ours, { delegationId, expireTime: time(expire_time) });
+    } else if (ours instanceof ConsentRequired) {
+      const answer = { authorization_url: authorizationUrl, delegation_id: delegationId, expire_time };
+      ConsentRequired.told(ours, new Delegation(answer));
+    }
   }
   return ours;
+}
+
+/** That the consumer has to bring a code, as a watch tells it. */
+export function confirmationRequired(delegationId, expireTime) {
+  const message = "the consumer has logged in: ask for the confirmation code they were shown";
+  const error = new ConfirmationRequired(message, { reason: "CONFIRMATION_REQUIRED" });
+  return Object.assign(error, { delegationId, expireTime });
 }
 
 /** What a delegation came to, by the reason it is told with; null for one that this client does not know. */

@@ -2,6 +2,8 @@ export { TokenVaultClient } from "./client.js";
 export {
   AccessDenied,
   AuthorizationServerMisconfigured,
+  ConfirmationCodeWrong,
+  ConfirmationRequired,
   ConsentRequired,
   DeadlineExceeded,
   DelegationExpired,

@@ -39,6 +39,19 @@ export class Delegation {
   }
 }
 
+export class Confirmation {
+  #code;
+
+  constructor(answer) {
+    this.#code = answer.code;
+    this.expireTime = time(answer.expire_time);
+  }
+
+  get code() {
+    return this.#code;
+  }
+}
+
 export class Delegated {
   #consumer;
   #conversation;
@@ -52,6 +65,7 @@ export class Delegated {
     this.grantedScopes = answer.granted_scopes;
     this.accessTokenExpireTime = time(answer.access_token_expire_time);
     this.sessionExpireTime = time(answer.session_expire_time);
+    this.confirmation = answer.confirmation ? new Confirmation(answer.confirmation) : null;
   }
 
   get consumer() {

@@ -1,14 +1,16 @@
 /** What comes of a delegation: one stream after the other, for as long as the link works. */
 
 import { setTimeout as sleep } from "node:timers/promises";
-import { DelegationExpired, Unavailable, failure } from "./errors.js";
+import { DelegationExpired, Unavailable, confirmationRequired, failure } from "./errors.js";
 import { Delegated, time } from "./models.js";
 
 const PAUSE = 0.5;
 const LONGEST = 86_400;
+const AWAITING = "DELEGATION_STATUS_AWAITING_CONFIRMATION";
 const GRACE = 30_000; // the sidecar tells the link's end itself, by its own clock
 
 export class Watch {
+  #delegationId;
   #open;
   #errorOf;
   #signal;
@@ -16,7 +18,8 @@ export class Watch {
   #end;
 
   /** `open` starts a stream; `errorOf` gives our error for gRPC's. Times as of `watchDelegation`. */
-  constructor(open, errorOf, { timeout = LONGEST, expireTime = null, signal }) {
+  constructor(delegationId, open, errorOf, { timeout = LONGEST, expireTime = null, signal }) {
+    this.#delegationId = delegationId;
     this.#open = open;
     this.#errorOf = errorOf;
     this.#signal = signal;
@@ -30,7 +33,7 @@ export class Watch {
       this.#signal?.throwIfAborted();
       let pause = PAUSE * 1000;
       try {
-        const done = outcome(await this.#last());
+        const done = outcome(this.#delegationId, await this.#last());
         if (done) return done;
       } catch (error) {
         if (!(error instanceof Unavailable)) throw error;
@@ -67,6 +70,10 @@ export class Watch {
         this.#linkEnds(time(event.expire_time));
         clearTimeout(timer);
         timer = setTimeout(cancel, this.#end - Date.now());
+        if (event.status === AWAITING) {
+          ended(resolve, event); // somebody has to act, though the stream goes on
+          stream.cancel();
+        }
       });
       stream.on("end", () => ended(resolve, last));
       stream.on("error", (error) => {
@@ -77,9 +84,11 @@ export class Watch {
   }
 }
 
-/** What was delegated; undefined where the last event was not final. Throws DelegationFailed. */
-function outcome(last) {
+/** What was delegated; undefined where the last event was not final. Throws what came of it instead. */
+function outcome(delegationId, last) {
   switch (last?.status) {
+    case AWAITING:
+      throw confirmationRequired(delegationId, time(last.expire_time));
     case "DELEGATION_STATUS_COMPLETED":
       return new Delegated(last.delegated);
     case "DELEGATION_STATUS_EXPIRED":

@@ -21,7 +21,7 @@ export class Sidecar {
       this.calls.push(call);
       this.answers.shift()(call, callback);
     };
-    const methods = ["StartDelegation", "WatchDelegation", "GetToken"].map((name) => [name, answer]);
+    const methods = ["StartDelegation", "CompleteDelegation", "ConfirmDelegation", "WatchDelegation", "GetToken"].map((name) => [name, answer]);
     this.server.addService(SERVICE, Object.fromEntries(methods));
     const pair = { cert_chain: readFileSync(from(`${own}.pem`)), private_key: readFileSync(from(`${own}.key`)) };
     const credentials = grpc.ServerCredentials.createSsl(readFileSync(from("ca.pem")), [pair], true);

@@ -26,6 +26,9 @@ export async function answer(conversation: string, show: (url: string) => Promis
 export async function watched(id: string, expireTime: Date | null): Promise<string[]> {
   const done: Delegated = await vault.watchDelegation(id, { expireTime, timeout: 60, signal: giveUp.signal });
   const token: Token = await vault.getToken(done.brand, { consumer: "alice", minTtl: 30 });
+  const code: string | undefined = (await vault.completeDelegation({ state: "s" })).confirmation?.code;
+  const confirmed: Delegated = await vault.confirmDelegation(id, code ?? "1234 5678", { timeout: 5 });
+  console.log(confirmed.brand);
   // @ts-expect-error: one of consumer and conversation is needed
   await vault.getToken("acme", {});
   // @ts-expect-error: and not both

@@ -1,7 +1,8 @@
 import assert from "node:assert/strict";
 import { after, before, beforeEach, test } from "node:test";
+import { inspect } from "node:util";
 import grpc from "@grpc/grpc-js";
-import { DeadlineExceeded, DelegationExpired, DelegationFailed, Unavailable } from "../src/index.js";
+import { ConfirmationRequired, DeadlineExceeded, DelegationExpired, DelegationFailed, Unavailable } from "../src/index.js";
 import { Sidecar, connected, failing } from "./sidecar.js";
 
 let sidecar, vault, close;
@@ -47,6 +48,39 @@ test("a watch that breaks, or ends without an outcome, is taken up again", async
   assert.deepEqual((await vault.watchDelegation("d-1")).grantedScopes, ["orders"]);
   assert.ok(performance.now() - began > 950);
   assert.equal(sidecar.calls.length, 3);
+});
+
+test("a code is asked for though the stream goes on, and brought", async () => {
+  let letGo;
+  const gone = new Promise((resolve) => (letGo = resolve));
+  const expire_time = { seconds: 2_000_000_000, nanos: 0 };
+  const awaiting = { status: "DELEGATION_STATUS_AWAITING_CONFIRMATION", expire_time };
+  sidecar.answers = [
+    (call) => {
+      call.on("cancelled", letGo);
+      call.write(PENDING);
+      call.write(awaiting);
+    },
+    (call, callback) => callback(null, { delegated: COMPLETED.delegated }),
+  ];
+  await assert.rejects(vault.watchDelegation("d-1"), (error) => {
+    assert.ok(error instanceof ConfirmationRequired);
+    assert.equal(error.reason, "CONFIRMATION_REQUIRED");
+    assert.equal(error.delegationId, "d-1");
+    assert.equal(error.expireTime.getTime(), 2e12);
+    return true;
+  });
+  await gone;
+  assert.deepEqual((await vault.confirmDelegation("d-1", "1234 5678")).grantedScopes, ["orders"]);
+  assert.deepEqual(sidecar.calls.at(-1).request, { delegation_id: "d-1", confirmation_code: "1234 5678" });
+});
+
+test("a code for the page is in nothing printed", async () => {
+  const expire_time = { seconds: 2_000_000_000, nanos: 0 };
+  sidecar.answers = [(call, callback) => callback(null, { brand_id: "acme", confirmation: { code: "01234567", expire_time } })];
+  const done = await vault.completeDelegation({ state: "s", code: "c" });
+  assert.equal(done.confirmation.code, "01234567");
+  assert.ok(!`${inspect(done)} ${JSON.stringify(done)}`.includes("01234567"));
 });
 
 test("a watch that is refused is not", async () => {

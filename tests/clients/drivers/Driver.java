@@ -65,6 +65,12 @@ final class Driver {
       if (failure instanceof TokenVaultException.ConsentRequired never && never.challenge() != null) {
         told.put("challenge", told(never.challenge()));
       }
+      if (failure instanceof TokenVaultException.ConfirmationRequired waits) {
+        told.put("delegation_id", waits.delegationId());
+      }
+      if (failure instanceof TokenVaultException.ConfirmationCodeWrong wrong) {
+        told.put("tries_left", wrong.triesLeft());
+      }
       return Map.of("error", told);
     }
   }
@@ -78,6 +84,8 @@ final class Driver {
         Map<String, String> query = new HashMap<>();
         command.getAsJsonObject("query").entrySet().forEach(e -> query.put(e.getKey(), e.getValue().getAsString()));
         return told(vault.completeDelegation(query));
+      case "confirm_delegation":
+        return told(vault.confirmDelegation(text(command, "delegation_id"), text(command, "code")));
       case "watch_delegation":
         return told(vault.watchDelegation(text(command, "delegation_id")));
       case "get_token":
@@ -147,10 +155,14 @@ final class Driver {
   }
 
   private static Map<String, Object> told(Delegated done) {
-    return Map.of(
-        "brand", done.brand(),
-        "consumer", done.context().consumerId(),
-        "conversation", done.context().conversationId());
+    Map<String, Object> told = new HashMap<>();
+    told.put("brand", done.brand());
+    told.put("consumer", done.context().consumerId());
+    told.put("conversation", done.context().conversationId());
+    if (done.confirmation() != null) {
+      told.put("confirmation_code", done.confirmation().code());
+    }
+    return told;
   }
 
   private static Map<String, Object> told(Token token) {

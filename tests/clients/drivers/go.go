@@ -25,6 +25,7 @@ type command struct {
 	Conversation         *string
 	Query                map[string]string
 	DelegationID         string `json:"delegation_id"`
+	Code                 string
 	RejectedTokenVersion string `json:"rejected_token_version"`
 	Challenge            bool
 	Timeout              float64
@@ -95,6 +96,8 @@ func (d driver) play(c command) (object, error) {
 			query.Set(name, value)
 		}
 		return delegated(d.vault.CompleteDelegation(ctx, query))
+	case "confirm_delegation":
+		return delegated(d.vault.ConfirmDelegation(ctx, c.DelegationID, c.Code))
 	case "watch_delegation":
 		return delegated(d.vault.WatchDelegation(ctx, c.DelegationID))
 	case "get_token":
@@ -177,9 +180,13 @@ func delegated(done *tokenvault.Delegated, err error) (object, error) {
 	if err != nil {
 		return nil, err
 	}
-	return object{
+	answer := object{
 		"brand": done.Brand, "consumer": done.Context.ConsumerID(), "conversation": done.Context.ConversationID(),
-	}, nil
+	}
+	if done.Confirmation != nil {
+		answer["confirmation_code"] = done.Confirmation.Code
+	}
+	return answer, nil
 }
 
 func told(token *tokenvault.Token, err error) (object, error) {
@@ -197,6 +204,8 @@ var families = []struct {
 	is   error
 }{
 	{"ConsentRequired", tokenvault.ErrConsentRequired},
+	{"ConfirmationRequired", tokenvault.ErrConfirmationRequired},
+	{"ConfirmationCodeWrong", tokenvault.ErrConfirmationCodeWrong},
 	{"DelegationFailed", tokenvault.ErrDelegationFailed},
 	{"Unavailable", tokenvault.ErrUnavailable},
 	{"AccessDenied", tokenvault.ErrAccessDenied},
@@ -225,6 +234,10 @@ func failure(err error) object {
 	}
 	if ours.Challenge != nil {
 		answer["challenge"] = linked(ours.Challenge)
+		answer["delegation_id"] = ours.Challenge.DelegationID
+	}
+	if errors.Is(err, tokenvault.ErrConfirmationCodeWrong) {
+		answer["tries_left"] = ours.TriesLeft()
 	}
 	for _, family := range families {
 		if errors.Is(err, family.is) {

@@ -5,7 +5,7 @@ import { inspect } from "node:util";
 import { TokenVaultClient, TokenVaultError } from "../../../client/node/src/index.js";
 
 const FAMILIES = [
-  "ConsentRequired", "ScopeNotGranted", "DelegationFailed", "Unavailable", "AccessDenied", "InvalidRequest",
+  "ConsentRequired", "ConfirmationRequired", "ConfirmationCodeWrong", "ScopeNotGranted", "DelegationFailed", "Unavailable", "AccessDenied", "InvalidRequest",
   "AuthorizationServerMisconfigured", "InternalError", "DeadlineExceeded",
 ];
 const vault = TokenVaultClient.fromEnvironment();
@@ -15,7 +15,9 @@ const seconds = (date) => (date ? date.getTime() / 1000 : null);
 const challenge = (c) => ({
   delegation_id: c.delegationId, authorization_url: c.authorizationUrl, expire_time: seconds(c.expireTime),
 });
-const delegated = ({ brand, consumer, conversation }) => ({ brand, consumer, conversation });
+const delegated = ({ brand, consumer, conversation, confirmation }) => ({
+  brand, consumer, conversation, confirmation_code: confirmation?.code,
+});
 const token = (t) => ({
   access_token: t.accessToken, token_type: t.tokenType, expire_time: seconds(t.expireTime), scopes: t.scopes,
   token_version: t.tokenVersion, degraded: t.degraded,
@@ -33,6 +35,9 @@ const OPS = {
   },
   async complete_delegation({ query }) {
     return delegated(await vault.completeDelegation(query));
+  },
+  async confirm_delegation({ delegation_id, code }) {
+    return delegated(await vault.confirmDelegation(delegation_id, code));
   },
   async watch_delegation({ delegation_id }) {
     return delegated(await vault.watchDelegation(delegation_id));
@@ -68,7 +73,8 @@ function told(error) {
   let kind = error.constructor;
   while (!FAMILIES.includes(kind.name) && kind !== TokenVaultError) kind = Object.getPrototypeOf(kind);
   const link = error.challenge ? { challenge: challenge(error.challenge) } : {};
-  return { family: kind.name, reason: error.reason, code: error.code, text: inspect(error), ...link };
+  const more = { ...link, delegation_id: error.delegationId, tries_left: error.triesLeft };
+  return { family: kind.name, reason: error.reason, code: error.code, text: inspect(error), ...more };
 }
 
 for await (const line of createInterface({ input: process.stdin })) {

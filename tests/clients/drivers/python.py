@@ -12,6 +12,8 @@ import httpx2
 
 from tokenvault import (
     Challenge,
+    ConfirmationCodeWrong,
+    ConfirmationRequired,
     ConsentRequired,
     Delegated,
     Token,
@@ -37,6 +39,9 @@ class Driver:
 
     def complete_delegation(self, query: dict[str, str]) -> dict[str, Any]:
         return _delegated(self._vault.complete_delegation(query))
+
+    def confirm_delegation(self, delegation_id: str, code: str) -> dict[str, Any]:
+        return _delegated(self._vault.confirm_delegation(delegation_id, code))
 
     def watch_delegation(self, brand: str, delegation_id: str) -> dict[str, Any]:
         return _delegated(self._vault.watch_delegation(delegation_id))
@@ -91,7 +96,12 @@ def _challenge(challenge: Challenge) -> dict[str, Any]:
 
 
 def _delegated(done: Delegated) -> dict[str, Any]:
-    return {"brand": done.brand, "consumer": done.consumer, "conversation": done.conversation}
+    return {
+        "brand": done.brand,
+        "consumer": done.consumer,
+        "conversation": done.conversation,
+        "confirmation_code": done.confirmation and done.confirmation.code,
+    }
 
 
 def _token(token: Token) -> dict[str, Any]:
@@ -116,6 +126,10 @@ def _error(error: TokenVaultError) -> dict[str, Any]:
     }
     if isinstance(error, ConsentRequired) and error.challenge:
         told["challenge"] = _challenge(error.challenge)
+    if isinstance(error, ConfirmationRequired):
+        told["delegation_id"] = error.delegation_id
+    if isinstance(error, ConfirmationCodeWrong):
+        told["tries_left"] = error.tries_left
     return told
 
 

@@ -9,6 +9,7 @@ import java.util.List;
  * @param subject who logged in; empty for a conversation. Not in its text
  * @param accessTokenExpireTime null where the authorization server did not say
  * @param sessionExpireTime when the session ends unless used; null for a conversation
+ * @param confirmation there where {@link TokenVaultClient#completeDelegation} has locked the grant; else null
  */
 public record Delegated(
     String brand,
@@ -16,7 +17,8 @@ public record Delegated(
     List<String> grantedScopes,
     String subject,
     Instant accessTokenExpireTime,
-    Instant sessionExpireTime) {
+    Instant sessionExpireTime,
+    Confirmation confirmation) {
   @Override
   public String toString() {
     return "Delegated[brand=" + brand + ", context=" + context + ", grantedScopes=" + grantedScopes + "]";

@@ -39,7 +39,8 @@ final class Failures {
           Map.entry("RATE_LIMITED", TokenVaultException.Unavailable::new),
           Map.entry("STORE_UNAVAILABLE", TokenVaultException.Unavailable::new),
           Map.entry("INVALID_REQUEST", TokenVaultException.InvalidRequest::new),
-          Map.entry("INTERNAL", TokenVaultException.InternalError::new));
+          Map.entry("INTERNAL", TokenVaultException.InternalError::new),
+          Map.entry("CONFIRMATION_CODE_WRONG", TokenVaultException.ConfirmationCodeWrong::new));
 
   private static final Set<String> CONSENT_REQUIRED = Set.of("GRANT_NOT_FOUND", "CONSENT_REQUIRED", "SESSION_ENDED");
 
@@ -86,6 +87,11 @@ final class Failures {
                     .toList());
     if (ours && CONSENT_REQUIRED.contains(details.reason())) {
       return new TokenVaultException.ConsentRequired(details, challenge(detail(told, ConsentChallenge.class)));
+    }
+    if (ours && details.reason().equals("CONFIRMATION_REQUIRED")) {
+      Challenge waits = challenge(detail(told, ConsentChallenge.class));
+      return new TokenVaultException.ConfirmationRequired(
+          details, waits == null ? null : waits.delegationId(), waits == null ? null : waits.expireTime());
     }
     Function<Details, TokenVaultException> fitting = BY_CODE.getOrDefault(code, TokenVaultException::new);
     return (ours ? BY_REASON.getOrDefault(details.reason(), fitting) : fitting).apply(details);

@@ -5,6 +5,8 @@ import io.grpc.MethodDescriptor;
 import io.grpc.protobuf.ProtoUtils;
 import tokenvault.v1.CompleteDelegationRequest;
 import tokenvault.v1.CompleteDelegationResponse;
+import tokenvault.v1.ConfirmDelegationRequest;
+import tokenvault.v1.ConfirmDelegationResponse;
 import tokenvault.v1.GetTokenRequest;
 import tokenvault.v1.GetTokenResponse;
 import tokenvault.v1.InvalidateRequest;
@@ -14,7 +16,7 @@ import tokenvault.v1.StartDelegationResponse;
 import tokenvault.v1.WatchDelegationRequest;
 import tokenvault.v1.WatchDelegationResponse;
 
-/** The service's five calls: so few that no code generator of gRPC's, a program for each platform, is needed. */
+/** The service's six calls: so few that no code generator of gRPC's, a program for each platform, is needed. */
 final class Methods {
   static final MethodDescriptor<StartDelegationRequest, StartDelegationResponse> START_DELEGATION =
       unary(
@@ -26,6 +28,11 @@ final class Methods {
           "CompleteDelegation",
           CompleteDelegationRequest.getDefaultInstance(),
           CompleteDelegationResponse.getDefaultInstance());
+  static final MethodDescriptor<ConfirmDelegationRequest, ConfirmDelegationResponse> CONFIRM_DELEGATION =
+      unary(
+          "ConfirmDelegation",
+          ConfirmDelegationRequest.getDefaultInstance(),
+          ConfirmDelegationResponse.getDefaultInstance());
   static final MethodDescriptor<WatchDelegationRequest, WatchDelegationResponse> WATCH_DELEGATION =
       method(
           MethodDescriptor.MethodType.SERVER_STREAMING,

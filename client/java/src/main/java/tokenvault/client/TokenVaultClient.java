@@ -12,6 +12,7 @@ import java.util.Objects;
 import java.util.concurrent.TimeUnit;
 import tokenvault.v1.CompleteDelegationRequest;
 import tokenvault.v1.CompleteDelegationResponse;
+import tokenvault.v1.ConfirmDelegationRequest;
 import tokenvault.v1.GetTokenRequest;
 import tokenvault.v1.InvalidateRequest;
 import tokenvault.v1.StartDelegationRequest;
@@ -87,6 +88,17 @@ public final class TokenVaultClient implements AutoCloseable {
     return delegated(answer);
   }
 
+  /**
+   * Unlocks a delegation with the code that its consumer was shown, as they typed it. Safe to repeat.
+   *
+   * @throws TokenVaultException.ConfirmationCodeWrong where it is another, with how many more may be tried
+   */
+  public Delegated confirmDelegation(String delegationId, String code) {
+    var request =
+        ConfirmDelegationRequest.newBuilder().setDelegationId(delegationId).setConfirmationCode(code).build();
+    return delegated(call(Methods.CONFIRM_DELEGATION, request, CALL).getDelegated());
+  }
+
   /** As {@link #watchDelegation(String, Duration)}, for as long as the link works. */
   public Delegated watchDelegation(String delegationId) {
     return watchDelegation(delegationId, WATCH);
@@ -97,6 +109,7 @@ public final class TokenVaultClient implements AutoCloseable {
    *
    * @throws TokenVaultException.DelegationFailed where it came to nothing: "AUTHORIZATION_DENIED" where the consumer
    *     declined, DelegationExpired where they did not come back in time
+   * @throws TokenVaultException.ConfirmationRequired as soon as they have logged in and were shown a code
    */
   public Delegated watchDelegation(String delegationId, Duration timeout) {
     return new Watch(connections, config.address(), delegationId, timeout).outcome();
@@ -168,7 +181,10 @@ public final class TokenVaultClient implements AutoCloseable {
         answer.getGrantedScopesList(),
         answer.getSubject(),
         answer.hasAccessTokenExpireTime() ? instant(answer.getAccessTokenExpireTime()) : null,
-        answer.hasSessionExpireTime() ? instant(answer.getSessionExpireTime()) : null);
+        answer.hasSessionExpireTime() ? instant(answer.getSessionExpireTime()) : null,
+        answer.hasConfirmation()
+            ? new Confirmation(answer.getConfirmation().getCode(), instant(answer.getConfirmation().getExpireTime()))
+            : null);
   }
 
   static Instant instant(Timestamp time) {

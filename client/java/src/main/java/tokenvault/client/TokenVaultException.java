@@ -2,13 +2,15 @@ package tokenvault.client;
 
 import io.grpc.Status;
 import java.time.Duration;
+import java.time.Instant;
 import java.util.List;
 import java.util.Map;
 
 /**
  * A call failed. The message holds no token, code or state. Catch by family: {@link ConsentRequired}, {@link
- * DelegationFailed}, {@link Unavailable}, {@link AccessDenied}, {@link InvalidRequest}, {@link ScopeNotGranted},
- * {@link AuthorizationServerMisconfigured}, {@link InternalError}, {@link DeadlineExceeded}.
+ * ConfirmationRequired}, {@link ConfirmationCodeWrong}, {@link DelegationFailed}, {@link Unavailable}, {@link
+ * AccessDenied}, {@link InvalidRequest}, {@link ScopeNotGranted}, {@link AuthorizationServerMisconfigured}, {@link
+ * InternalError}, {@link DeadlineExceeded}.
  */
 public class TokenVaultException extends RuntimeException {
   private static final long serialVersionUID = 1L;
@@ -77,6 +79,44 @@ public class TokenVaultException extends RuntimeException {
     /** The link to show, where it was asked for by {@link TokenRequest#challenging}; else null. */
     public Challenge challenge() {
       return challenge;
+    }
+  }
+
+  /** The consumer has logged in: ask for the code they were shown, and give it to confirmDelegation. */
+  public static final class ConfirmationRequired extends TokenVaultException {
+    private static final long serialVersionUID = 1L;
+
+    private final String delegationId;
+    private final Instant expireTime;
+
+    ConfirmationRequired(Details details, String delegationId, Instant expireTime) {
+      super(details);
+      this.delegationId = delegationId;
+      this.expireTime = expireTime;
+    }
+
+    /** Of which delegation; not a secret. */
+    public String delegationId() {
+      return delegationId;
+    }
+
+    /** When the code stops working. */
+    public Instant expireTime() {
+      return expireTime;
+    }
+  }
+
+  /** Not the code that the consumer was shown. */
+  public static final class ConfirmationCodeWrong extends TokenVaultException {
+    private static final long serialVersionUID = 1L;
+
+    ConfirmationCodeWrong(Details details) {
+      super(details);
+    }
+
+    /** How many other codes may be tried; 0: the delegation is void, start a new one. */
+    public int triesLeft() {
+      return Integer.parseInt(metadata().getOrDefault("tries_left", "0"));
     }
   }
 

@@ -9,12 +9,14 @@ import java.util.Iterator;
 import java.util.Objects;
 import java.util.concurrent.TimeUnit;
 import tokenvault.client.TokenVaultException.Details;
+import tokenvault.v1.DelegationStatus;
 import tokenvault.v1.WatchDelegationRequest;
 import tokenvault.v1.WatchDelegationResponse;
 
 /** Waits for what becomes of one delegation; a stream that breaks is taken up again. */
 final class Watch {
   private static final Duration PAUSE = Duration.ofMillis(500);
+  private static final DelegationStatus AWAITING = DelegationStatus.DELEGATION_STATUS_AWAITING_CONFIRMATION;
 
   private final Connections connections;
   private final String address;
@@ -31,7 +33,7 @@ final class Watch {
   Delegated outcome() {
     while (true) {
       try {
-        return outcome(lastEvent());
+        return outcome(request.getDelegationId(), lastEvent());
       } catch (TokenVaultException.Unavailable broken) {
         Duration pause = Objects.requireNonNullElse(broken.retryDelay(), PAUSE);
         if (end - System.nanoTime() <= pause.toNanos()) {
@@ -45,20 +47,31 @@ final class Watch {
   private WatchDelegationResponse lastEvent() {
     var options = CallOptions.DEFAULT.withDeadlineAfter(end - System.nanoTime(), TimeUnit.NANOSECONDS);
     var last = WatchDelegationResponse.getDefaultInstance();
+    var until = io.grpc.Context.current().withCancellation();
+    var before = until.attach();
     try {
       Iterator<WatchDelegationResponse> events =
           ClientCalls.blockingServerStreamingCall(connections.channel(), Methods.WATCH_DELEGATION, options, request);
-      while (events.hasNext()) {
+      while (last.getStatus() != AWAITING && events.hasNext()) { // then somebody has to act, though the stream goes on
         last = events.next();
       }
       return last;
     } catch (StatusRuntimeException failure) {
       throw Failures.of(failure, address);
+    } finally {
+      until.detach(before);
+      until.cancel(null);
     }
   }
 
-  static Delegated outcome(WatchDelegationResponse last) {
+  static Delegated outcome(String delegationId, WatchDelegationResponse last) {
     switch (last.getStatus()) {
+      case DELEGATION_STATUS_AWAITING_CONFIRMATION:
+        String shown = "the consumer has logged in: ask for the confirmation code they were shown";
+        throw new TokenVaultException.ConfirmationRequired(
+            Details.of(shown, "CONFIRMATION_REQUIRED", Status.Code.UNKNOWN),
+            delegationId,
+            TokenVaultClient.instant(last.getExpireTime()));
       case DELEGATION_STATUS_COMPLETED:
         return TokenVaultClient.delegated(last.getDelegated());
       case DELEGATION_STATUS_EXPIRED:

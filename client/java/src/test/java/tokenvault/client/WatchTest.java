@@ -13,6 +13,7 @@ class WatchTest {
   private static Delegated outcome(DelegationStatus status, ErrorReason reason) {
     var delegated = CompleteDelegationResponse.newBuilder().setBrandId("acme");
     return Watch.outcome(
+        "d-1",
         WatchDelegationResponse.newBuilder().setStatus(status).setReason(reason).setDelegated(delegated).build());
   }
 
@@ -24,6 +25,12 @@ class WatchTest {
         TokenVaultException.DelegationExpired.class, () -> outcome(DelegationStatus.DELEGATION_STATUS_EXPIRED, none));
     assertThrows( // asked again
         TokenVaultException.Unavailable.class, () -> outcome(DelegationStatus.DELEGATION_STATUS_PENDING, none));
+    var waits =
+        assertThrows(
+            TokenVaultException.ConfirmationRequired.class,
+            () -> outcome(DelegationStatus.DELEGATION_STATUS_AWAITING_CONFIRMATION, none));
+    assertEquals("d-1", waits.delegationId());
+    assertEquals("CONFIRMATION_REQUIRED", waits.reason());
     var denied =
         assertThrows(
             TokenVaultException.DelegationFailed.class,
