@@ -4,10 +4,12 @@ import re
 import shutil
 import subprocess
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
 from tests.client.bot_example import ANSWERED, tried
+from tests.client.issued_files import write_files
 from tests.clients.stage import stage
 
 pytestmark = [
@@ -30,8 +32,15 @@ _POM = """<project xmlns="http://maven.apache.org/POM/4.0.0">
 
 def test_it_is_tried_with_its_own_tests(tmp_path: Path) -> None:
     """Before all others, for it installs the client."""
+    files = tmp_path / "files"
+    files.mkdir()
+    write_files(files)
     with stage(tmp_path, access_token_ttl=600) as there:
-        assert tried(HOME, tmp_path / "project", there) == ANSWERED
+        said = tried(HOME, tmp_path / "project", there, TOKENVAULT_TEST_FILES=str(files))
+    assert said == ANSWERED
+    reports = Path("build/java/surefire-reports").glob("*.xml")
+    suites = [ElementTree.parse(report).getroot() for report in reports]
+    assert {suite.attrib["skipped"] for suite in suites} == {"0"}
 
 
 def test_an_empty_project_has_it_by_its_dependency(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import httpx2
 import pytest
 
-from tokenvault import AsyncTokenSource, GrantExpired, Token, TokenSource, VaultUnreachable
+from tokenvault import AsyncTokenSource, ConsentRequired, GrantExpired, Token, TokenSource, VaultUnreachable
 from tokenvault.http import httpx2_auth, httpx_auth, requests_auth
 
 
@@ -124,6 +124,33 @@ def test_httpx_shows_the_token_and_after_a_401_a_newer_one_once(
         assert http.get("https://api.example/").status_code == 200
     assert shown == ["Bearer s3cret-v1", "Bearer s3cret-v2"]
     assert sidecar.reported == [None, "v1"]
+
+
+@pytest.mark.parametrize(("library", "auth"), [("httpx2", httpx2_auth), ("httpx", httpx_auth)])
+def test_httpx_sends_a_stream_once_and_reports_its_401(
+    library: str, auth: Callable[[TokenSource], Any]
+) -> None:
+    httpx = import_module(library)
+    sidecar = Sidecar(token("v1"), GrantExpired("gone"), token("v2"))
+    shown: list[str] = []
+
+    class Api(httpx.BaseTransport):  # type: ignore[misc,name-defined]  # MockTransport would keep the stream
+        def handle_request(self, request: Any) -> Any:
+            shown.append(request.headers["Authorization"])
+            return httpx.Response(401 if len(shown) == 1 else 200)
+
+    with httpx.Client(transport=Api(), auth=auth(TokenSource(sidecar.ask))) as http:
+        assert http.post("https://api.example/", content=iter([b"body"])).status_code == 401
+        assert sidecar.reported == [None, "v1"]
+        assert http.post("https://api.example/", content=iter([b"body"])).status_code == 200
+    assert shown == ["Bearer s3cret-v1", "Bearer s3cret-v2"]
+
+
+def test_a_consent_that_was_withdrawn_is_told_instead_of_the_401() -> None:
+    auth = httpx2_auth(TokenSource(Sidecar(token("v1"), GrantExpired("gone")).ask))
+    api = httpx2.MockTransport(lambda _: httpx2.Response(401))
+    with httpx2.Client(transport=api, auth=auth) as http, pytest.raises(ConsentRequired):
+        http.get("https://api.example/")
 
 
 @pytest.mark.parametrize("statuses", [[200], [401, 200], [401, 401]])

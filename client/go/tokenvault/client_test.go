@@ -1,9 +1,11 @@
 package tokenvault_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
@@ -13,7 +15,7 @@ import (
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/keepalive"
+	"google.golang.org/grpc/metadata"
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	"tokenvault.example/client/go/tokenvault"
@@ -105,12 +107,23 @@ func TestOnlyWhatIsSafeIsRepeated(t *testing.T) {
 	}}
 	client := world(t, vault)
 	_, err := client.GetToken(t.Context(), asked)
-	if calls := vault.calls.Swap(0); !errors.Is(err, tokenvault.ErrUnavailable) || calls < 2 {
+	if calls := vault.calls.Swap(0); !errors.Is(err, tokenvault.ErrUnavailable) || calls != 4 {
 		t.Errorf("GetToken: %d calls, %v", calls, err)
 	}
 	_, err = client.StartDelegation(t.Context(), tokenvault.Delegation{Brand: "acme"})
 	if calls := vault.calls.Load(); !errors.Is(err, tokenvault.ErrUnavailable) || calls != 1 {
 		t.Errorf("StartDelegation: %d calls, %v", calls, err)
+	}
+}
+
+func TestWhereTheSidecarForbidsItNothingIsRepeated(t *testing.T) {
+	vault := &scripted{get: func(ctx context.Context, _ *pb.GetTokenRequest) (*pb.GetTokenResponse, error) {
+		must(t, grpc.SetTrailer(ctx, metadata.Pairs("grpc-retry-pushback-ms", "-1")))
+		return nil, refusal(codes.Unavailable, "AS_UNAVAILABLE")
+	}}
+	_, err := world(t, vault).GetToken(t.Context(), asked)
+	if calls := vault.calls.Load(); !errors.Is(err, tokenvault.ErrUnavailable) || calls != 1 {
+		t.Errorf("%d calls, %v", calls, err)
 	}
 }
 
@@ -137,12 +150,23 @@ func TestCertificatesAreReadAgain(t *testing.T) {
 	}}
 	a := newAuthority(t)
 	a.issue("bot")
-	address, _ := a.serve(vault, "tcp", "127.0.0.1:0", grpc.KeepaliveParams(keepalive.ServerParameters{
-		MaxConnectionAge: 200 * time.Millisecond, MaxConnectionAgeGrace: time.Second,
-	}))
+	address, _ := a.serve(vault, "tcp", "127.0.0.1:0")
 	client := dial(t, a.config(address))
 	_, err := client.GetToken(t.Context(), asked)
 	must(t, err)
+	under, goOn, ended := make(chan struct{}), make(chan struct{}), make(chan error, 1)
+	vault.watch = func(_ *pb.WatchDelegationRequest, to events) error {
+		close(under)
+		<-goOn
+		return to.Send(&pb.WatchDelegationResponse{
+			Status: pb.DelegationStatus_DELEGATION_STATUS_COMPLETED, Delegated: &pb.CompleteDelegationResponse{},
+		})
+	}
+	go func() {
+		_, err := client.WatchDelegation(t.Context(), "d-1")
+		ended <- err
+	}()
+	<-under
 	a.issue("renamed")
 	must(t, os.Rename(a.file("renamed.key"), a.file("bot.key"))) // for a moment they do not fit
 	must(t, os.Rename(a.file("renamed.pem"), a.file("bot.pem")))
@@ -153,6 +177,8 @@ func TestCertificatesAreReadAgain(t *testing.T) {
 			t.Fatal("the old certificate is still shown")
 		}
 	}
+	close(goOn) // what was under way ends on the old connection
+	must(t, <-ended)
 }
 
 func TestAUnixSocket(t *testing.T) {
@@ -197,14 +223,27 @@ func TestNoSecretIsShown(t *testing.T) {
 		&tokenvault.Token{AccessToken: "secret", TokenVersion: "v1"},
 		tokenvault.Challenge{AuthorizationURL: "https://as/?state=secret"},
 		tokenvault.Consumer("secret"),
-		tokenvault.Delegated{Context: tokenvault.Conversation("secret")},
+		tokenvault.Delegated{Context: tokenvault.Conversation("secret"), Subject: "secret", Confirmation: &tokenvault.Confirmation{Code: "secret"}},
+		&tokenvault.Delegated{Subject: "secret", Confirmation: &tokenvault.Confirmation{Code: "secret"}},
 		tokenvault.TokenRequest{Context: tokenvault.Consumer("secret")},
+		tokenvault.Delegation{
+			Context: tokenvault.Consumer("secret"), ExpectedSubject: "secret",
+			AuthorizationParameters: map[string]string{"login_hint": "secret"},
+		},
+		tokenvault.Error{Challenge: &tokenvault.Challenge{AuthorizationURL: "secret"}},
+		&tokenvault.Error{Challenge: &tokenvault.Challenge{AuthorizationURL: "secret"}},
 	}
 	for _, value := range shown {
-		for _, verb := range []string{"%v", "%+v", "%#v", "%s"} {
-			if text := fmt.Sprintf(verb, value); strings.Contains(text, "secret") {
+		for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%q", "%x"} {
+			if text := fmt.Sprintf(verb, value); strings.Contains(text, "secret") || strings.Contains(text, "736563726574") {
 				t.Errorf("%s shows %s", verb, text)
 			}
+		}
+		var log bytes.Buffer
+		slog.New(slog.NewJSONHandler(&log, nil)).Info("said", "it", value)
+		slog.New(slog.NewTextHandler(&log, nil)).Info("said", "it", value)
+		if strings.Contains(log.String(), "secret") {
+			t.Errorf("slog shows %s", log.String())
 		}
 	}
 }

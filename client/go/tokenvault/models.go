@@ -54,10 +54,21 @@ type Delegation struct {
 	// RedirectURI is one of the brand's; empty: its first.
 	RedirectURI string
 	// ExpectedSubject must log in, where it is not empty. Consumers only.
-	ExpectedSubject string
+	ExpectedSubject string `json:"-"`
 	// AuthorizationParameters are more of them, as far as the brand allows.
-	AuthorizationParameters map[string]string
+	AuthorizationParameters map[string]string `json:"-"`
 }
+
+// String leaves out who is meant.
+func (d Delegation) String() string {
+	return fmt.Sprintf("delegation by %s to %s, scopes %v", d.Context, d.Brand, d.Scopes)
+}
+
+// GoString is String.
+func (d Delegation) GoString() string { return d.String() }
+
+// LogValue is String.
+func (d Delegation) LogValue() slog.Value { return slog.StringValue(d.String()) }
 
 // Challenge is what to show to the consumer.
 type Challenge struct {
@@ -86,7 +97,7 @@ type Delegated struct {
 	Context       Context
 	GrantedScopes []string
 	// Subject is who logged in. Consumers only.
-	Subject string
+	Subject string `json:"-"`
 	// AccessTokenExpireTime is zero where the authorization server did not say.
 	AccessTokenExpireTime time.Time
 	// SessionExpireTime is when the session ends unless used. Consumers only.
@@ -94,6 +105,17 @@ type Delegated struct {
 	// Confirmation is there where CompleteDelegation has locked the grant.
 	Confirmation *Confirmation
 }
+
+// String leaves out who it was.
+func (d Delegated) String() string {
+	return fmt.Sprintf("delegated by %s to %s, scopes %v", d.Context, d.Brand, d.GrantedScopes)
+}
+
+// GoString is String.
+func (d Delegated) GoString() string { return d.String() }
+
+// LogValue is String.
+func (d Delegated) LogValue() slog.Value { return slog.StringValue(d.String()) }
 
 // Confirmation is for the page on which the consumer's login ends: the bot is
 // told the code by the consumer, and brings it to ConfirmDelegation.

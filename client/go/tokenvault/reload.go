@@ -22,7 +22,7 @@ type connections struct {
 
 	lock    sync.Mutex
 	current *connection
-	files   [3]stamp
+	files   [3]os.FileInfo
 	lookAt  time.Time
 	closed  bool
 }
@@ -31,11 +31,6 @@ type connection struct {
 	*grpc.ClientConn
 	stub  pb.TokenVaultClient
 	calls sync.WaitGroup
-}
-
-type stamp struct {
-	changed time.Time
-	size    int64
 }
 
 func open(config Config) (*connections, error) {
@@ -54,7 +49,7 @@ func (c *connections) use() (*connection, error) {
 	if now := time.Now(); !now.Before(c.lookAt) {
 		c.lookAt = now.Add(lookEvery)
 		// Files that are half-written are looked at again, and change nothing.
-		if files := c.config.stamps(); files != c.files && c.replace() == nil {
+		if files := c.config.stamps(); changed(files, c.files) && c.replace() == nil {
 			c.files = files
 		}
 	}
@@ -87,11 +82,23 @@ func (c *connections) close() error {
 	return c.current.Close()
 }
 
-func (c Config) stamps() (all [3]stamp) {
+func (c Config) stamps() (all [3]os.FileInfo) {
 	for i, name := range []string{c.CA, c.Certificate, c.PrivateKey} {
-		if info, err := os.Stat(name); err == nil {
-			all[i] = stamp{info.ModTime(), info.Size()}
-		}
+		all[i], _ = os.Stat(name) // nil where it is missing
 	}
 	return all
+}
+
+func changed(now, before [3]os.FileInfo) bool {
+	for i, file := range now {
+		old := before[i]
+		if file == nil || old == nil {
+			if file != old {
+				return true
+			}
+		} else if !os.SameFile(file, old) || !file.ModTime().Equal(old.ModTime()) || file.Size() != old.Size() {
+			return true
+		}
+	}
+	return false
 }

@@ -184,6 +184,22 @@ func TestOnceMoreAndNoMore(t *testing.T) {
 	}
 }
 
+func TestAConsentThatWasWithdrawnIsToldInsteadOfThe401(t *testing.T) {
+	var requests atomic.Int32
+	api := brandAPI(t, "Bearer none", &requests)
+	vault := &scripted{get: func(_ context.Context, r *pb.GetTokenRequest) (*pb.GetTokenResponse, error) {
+		if r.GetRejectedTokenVersion() != "" {
+			return nil, refusal(codes.FailedPrecondition, "CONSENT_REQUIRED")
+		}
+		return token("v1", time.Hour), nil
+	}}
+	source := world(t, vault).TokenSource("acme", tokenvault.Conversation("c-1"))
+	_, err := (&http.Client{Transport: &tokenvault.Transport{Source: source}}).Get(api.URL)
+	if !errors.Is(err, tokenvault.ErrConsentRequired) || requests.Load() != 1 {
+		t.Error(err, requests.Load())
+	}
+}
+
 func TestNoTokenForAnotherHost(t *testing.T) {
 	var elsewhere atomic.Value
 	other := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {

@@ -8,7 +8,8 @@ import (
 // Transport is an http.RoundTripper that adds the bearer header (RFC 6750
 // section 2.1). Where the API answers 401 the token is reported as rejected
 // and the request made once more with another, if its body can be had again
-// (http.Request.GetBody). A redirect to another host is followed without it.
+// (http.Request.GetBody); why there is no other is the error, so that
+// ErrConsentRequired is seen at once. A redirect to another host is followed without it.
 type Transport struct {
 	Source *TokenSource
 	// Base makes the requests; nil: http.DefaultTransport.
@@ -42,16 +43,25 @@ func (t *Transport) RoundTrip(request *http.Request) (*http.Response, error) {
 		}
 	}
 	other, err := t.Source.Get(request.Context())
-	if err != nil || other.TokenVersion == token.TokenVersion {
-		if again.Body != nil {
-			_ = again.Body.Close()
-		}
-		return answer, nil // the API's own words are the better answer
+	if err == nil && other.TokenVersion != token.TokenVersion {
+		drop(answer.Body)
+		again.Header.Set("Authorization", other.AuthorizationHeader())
+		return t.base().RoundTrip(again)
 	}
-	_, _ = io.CopyN(io.Discard, answer.Body, 64<<10) // so that the connection is used again
-	_ = answer.Body.Close()
-	again.Header.Set("Authorization", other.AuthorizationHeader())
-	return t.base().RoundTrip(again)
+	if again.Body != nil {
+		_ = again.Body.Close()
+	}
+	if err != nil {
+		drop(answer.Body)
+		return nil, err
+	}
+	return answer, nil
+}
+
+// drop reads and closes, so that the connection is used again.
+func drop(body io.ReadCloser) {
+	_, _ = io.CopyN(io.Discard, body, 64<<10)
+	_ = body.Close()
 }
 
 func (t *Transport) base() http.RoundTripper {

@@ -35,13 +35,14 @@ export class TokenSource {
     const token = await this.token();
     const again = resendable(input, init);
     const answer = await send(input, init, token);
-    if (answer.status !== 401) return answer;
+    if (answer.status !== 401 || !shownAt(answer, input)) return answer;
     if (!again) {
       // the next call has a new token; that one's failure is told there
       await this.token({ rejected: token.tokenVersion }).catch(() => {});
       return answer;
     }
     const renewed = await this.token({ rejected: token.tokenVersion });
+    if (renewed.tokenVersion === token.tokenVersion) return answer;
     await answer.body?.cancel();
     return send(input, init, renewed);
   };
@@ -77,6 +78,11 @@ function send(input, init, token) {
   const headers = new Headers(init.headers ?? (input instanceof Request ? input.headers : undefined));
   headers.set("Authorization", `Bearer ${token.accessToken}`);
   return fetch(input, { ...init, headers });
+}
+
+/** Whether the answer is of the origin that was shown the token: fetch follows redirects elsewhere without it. */
+function shownAt(answer, input) {
+  return !answer.redirected || new URL(answer.url).origin === new URL(input.url ?? input).origin;
 }
 
 function resendable(input, { body }) {

@@ -6,9 +6,11 @@ The library is imported when its function is called: extras "httpx2", "httpx" an
 """
 
 from collections.abc import AsyncIterator, Iterator
+from contextlib import suppress
 from importlib import import_module
 from typing import Any
 
+from tokenvault.errors import TokenVaultError
 from tokenvault.models import Token
 from tokenvault.source import AsyncTokenSource, TokenSource
 
@@ -35,9 +37,12 @@ def requests_auth(source: TokenSource) -> Any:
             _show(token, request)
 
             def on_response(response: Any, **options: Any) -> Any:
+                if not _rejected(token, response):
+                    return response
                 body = response.request.body
-                again = body is None or isinstance(body, str | bytes)  # a stream is used up
-                if not (again and _rejected(token, response)):
+                if not (body is None or isinstance(body, str | bytes)):  # a stream is used up
+                    with suppress(TokenVaultError):  # the next request tells it
+                        source.token(rejected=token.token_version)
                     return response
                 newer = source.token(rejected=token.token_version)
                 if newer.token_version == token.token_version:
@@ -73,10 +78,15 @@ def _httpx_auth(library: str, source: TokenSource | AsyncTokenSource) -> Any:
             assert isinstance(source, TokenSource)
             token = source.token()
             response = yield _show(token, request)
-            if _rejected(token, response) and can_be_sent_again(request):
-                newer = source.token(rejected=token.token_version)
-                if newer.token_version != token.token_version:
-                    yield _show(newer, request)
+            if not _rejected(token, response):
+                return
+            if not can_be_sent_again(request):
+                with suppress(TokenVaultError):  # the next request tells it
+                    source.token(rejected=token.token_version)
+                return
+            newer = source.token(rejected=token.token_version)
+            if newer.token_version != token.token_version:
+                yield _show(newer, request)
 
         async def async_auth_flow(self, request: Any) -> AsyncIterator[Any]:
             raise TypeError("AsyncClient needs the token source of an AsyncTokenVaultClient")
@@ -91,10 +101,15 @@ def _httpx_auth(library: str, source: TokenSource | AsyncTokenSource) -> Any:
             assert isinstance(source, AsyncTokenSource)
             token = await source.token()
             response = yield _show(token, request)
-            if _rejected(token, response) and can_be_sent_again(request):
-                newer = await source.token(rejected=token.token_version)
-                if newer.token_version != token.token_version:
-                    yield _show(newer, request)
+            if not _rejected(token, response):
+                return
+            if not can_be_sent_again(request):
+                with suppress(TokenVaultError):
+                    await source.token(rejected=token.token_version)
+                return
+            newer = await source.token(rejected=token.token_version)
+            if newer.token_version != token.token_version:
+                yield _show(newer, request)
 
     return SyncBearerAuth() if isinstance(source, TokenSource) else AsyncBearerAuth()
 

@@ -7,8 +7,7 @@ import java.net.http.HttpResponse;
 
 /**
  * Sends requests with the bearer header (RFC 6750 section 2.1). Where the API answers 401 the token is reported as
- * rejected and the request sent once more with another. Bodies must be repeatable, as all BodyPublishers but
- * ofInputStream with a used-up stream are.
+ * rejected, and the request sent once more with another unless its body is of unknown length, as a stream is.
  */
 public final class BearerHttp {
   private final HttpClient http;
@@ -20,7 +19,10 @@ public final class BearerHttp {
     this.source = source;
   }
 
-  /** As {@link HttpClient#send}; throws what {@link TokenSource#token} does, too. */
+  /**
+   * As {@link HttpClient#send}; throws what {@link TokenSource#token} does, too: ConsentRequired instead of a 401 where
+   * that is why.
+   */
   public <T> HttpResponse<T> send(HttpRequest request, HttpResponse.BodyHandler<T> handler)
       throws IOException, InterruptedException {
     Token token = source.token();
@@ -29,12 +31,10 @@ public final class BearerHttp {
       return answer;
     }
     source.reject(token.tokenVersion());
-    Token other;
-    try {
-      other = source.token();
-    } catch (TokenVaultException none) {
-      return answer; // the API's own words are the better answer
+    if (request.bodyPublisher().map(body -> body.contentLength() < 0).orElse(false)) {
+      return answer;
     }
+    Token other = source.token();
     return other.tokenVersion().equals(token.tokenVersion()) ? answer : http.send(with(other, request), handler);
   }
 
