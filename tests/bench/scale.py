@@ -13,19 +13,25 @@ from tests.bench import vault
 from tests.bench.__main__ import GET_TOKEN, progress
 from tests.bench.measure import Comparison, Plan, Subject, compare
 from tests.bench.processes import Failed, Server, load, server
+from tests.postgres.server import PostgresServer, move_to
 from tests.running import SidecarProcess
-from tokenvault_sidecar.config import load_config
+from tokenvault_sidecar.adapters.postgres import PostgresStore
+from tokenvault_sidecar.config import Config, load_config
+from tokenvault_sidecar.wiring import open_store
 
 AIM = 1.1
 """Of many against few: latency, memory, time to start."""
-RATE = 500.0
+RATE = 200.0
 """Calls a second: what both sides can answer at ease, so that latency is not a queue's."""
+
+SERVER = {"shared_buffers": "512MB", "max_wal_size": "4GB"}
 
 
 @dataclass(frozen=True)
 class Side:
     """A sidecar's configuration, and the grants in its store."""
 
+    store: str
     grants: int
     config: Path
 
@@ -45,31 +51,63 @@ def main() -> None:
     parser.add_argument("--few", type=int, default=1_000, help="of the other (%(default)s)")
     parser.add_argument("--rounds", type=int, default=12, help="rounds of each side (%(default)s)")
     parser.add_argument("--seconds", type=float, default=2.0, help="a round takes (%(default)s)")
+    parser.add_argument(
+        "--store", choices=("sqlite", "postgresql"), help="the one to measure; both where it is not said"
+    )
     parser.add_argument("--folder", type=Path, help="where the stores are made; some 4 KB a grant")
     options = parser.parse_args()
-    say = progress()
     with tempfile.TemporaryDirectory(prefix="tokenvault-bench-", dir=options.folder) as folder:
         config = vault.configure(Path(folder) / "vault")
-        many, few = (_side(config, grants) for grants in (options.grants, options.few))
-        for side in (many, few):
-            say(f"storing {side.title} grants with tokens of {vault.TOKEN_BYTES} bytes")
-            asyncio.run(vault.fill(load_config(side.config), side.grants))
-        size = load_config(many.config).store.file.stat().st_size
-        say(f"{size / many.grants:,.0f} bytes a grant in SQLite")
+        plan = Plan(options.rounds, options.seconds, RATE)
+        grants = options.grants, options.few
         try:
-            _serving(many, few, Plan(options.rounds, options.seconds, RATE))
+            if options.store != "postgresql":
+                _measure(*(_in_file(config, number) for number in grants), plan=plan)
+            if options.store != "sqlite":
+                # On the disk of the stores, and syncing: as a server is run.
+                with PostgresServer(durable=True, settings=SERVER, parent=options.folder) as database:
+                    _measure(*(_in_database(config, number, database) for number in grants), plan=plan)
         except Failed as problem:
             sys.exit(f"bench-scale: {problem}")
-        _starting(many, few, max(options.rounds // 3, 1))
 
 
-def _side(config: Path, grants: int) -> Side:
+def _in_file(config: Path, grants: int) -> Side:
     """Another configuration in the same folder, with a store of its own."""
-    path = config.with_name(f"with-{grants}.toml")
+    path = config.with_name(f"sqlite-{grants}.toml")
     text = config.read_text()
     assert text.count('path = "tokenvault.db"') == 1
     path.write_text(text.replace('path = "tokenvault.db"', f'path = "with-{grants}.db"'))
-    return Side(grants, path)
+    return Side("SQLite", grants, path)
+
+
+def _in_database(config: Path, grants: int, database: PostgresServer) -> Side:
+    path = config.with_name(f"postgresql-{grants}.toml")
+    path.write_text(config.read_text())
+    move_to(database, path)
+    return Side("PostgreSQL", grants, path)
+
+
+def _measure(many: Side, few: Side, *, plan: Plan) -> None:
+    say = progress()
+    for side in (many, few):
+        say(f"{side.store}: storing {side.title} grants with tokens of {vault.TOKEN_BYTES} bytes")
+        asyncio.run(vault.fill(load_config(side.config), side.grants))
+    size = asyncio.run(_size(load_config(many.config)))
+    print(f"{many.store}: {size / many.grants:,.0f} bytes a grant")
+    _serving(many, few, plan)
+    _starting(many, few, max(plan.rounds // 3, 1))
+
+
+async def _size(config: Config) -> int:
+    """Bytes that the store takes on its disk."""
+    if config.store.url is None:
+        return config.store.file.stat().st_size
+    store = await open_store(config)
+    try:
+        assert isinstance(store, PostgresStore)
+        return await store.size()
+    finally:
+        await store.close()
 
 
 def _serving(many: Side, few: Side, plan: Plan) -> None:
@@ -80,7 +118,10 @@ def _serving(many: Side, few: Side, plan: Plan) -> None:
         server(*few.command) as theirs,
         server(*many.command) as ours,
     ):
-        say(f"GetToken {RATE:,.0f} times a second: {plan.rounds} rounds of {plan.seconds:g} s each, by turns")
+        say(
+            f"{many.store}: GetToken {RATE:,.0f} times a second, "
+            f"{plan.rounds} rounds of {plan.seconds:g} s each, by turns"
+        )
         found = compare(
             Subject(many.title, ours, GET_TOKEN, many.grants),
             Subject(few.title, theirs, GET_TOKEN, few.grants),
@@ -90,9 +131,9 @@ def _serving(many: Side, few: Side, plan: Plan) -> None:
             progress=lambda number, ratio: say(f"  round {number:>2}: CPU {ratio:.2f}"),
         )
         memory = _memory(ours), _memory(theirs)
-    _print("p50", _latency(found, "p50_us"), "ms")
-    _print("p99", _latency(found, "p99_us"), "ms")
-    _print("memory", (memory[0] / 1e6, memory[1] / 1e6), "MB")
+    _print(f"{many.store}: p50", _latency(found, "p50_us"), "ms")
+    _print(f"{many.store}: p99", _latency(found, "p99_us"), "ms")
+    _print(f"{many.store}: memory", (memory[0] / 1e6, memory[1] / 1e6), "MB")
 
 
 def _starting(many: Side, few: Side, pairs: int) -> None:
@@ -104,7 +145,7 @@ def _starting(many: Side, few: Side, pairs: int) -> None:
             with SidecarProcess(side.config) as sidecar:
                 taken[side].append(time.monotonic() - began)
                 sidecar.kill()
-    _print("start", (median(taken[many]), median(taken[few])), "s")
+    _print(f"{many.store}: start", (median(taken[many]), median(taken[few])), "s")
 
 
 def _latency(found: Comparison, which: str) -> tuple[float, float]:

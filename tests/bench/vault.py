@@ -8,13 +8,12 @@ from pathlib import Path
 from tokenvault.v1 import token_vault_pb2 as pb
 from tokenvault_sidecar import devkit
 from tokenvault_sidecar.adapters.keyring import open_keyring
-from tokenvault_sidecar.adapters.sqlite import SqliteStore
 from tokenvault_sidecar.config import Config
 from tokenvault_sidecar.core import lifecycle
 from tokenvault_sidecar.core.model import Context, ContextKind, Grant, Secret, Session, TokenSet
 from tokenvault_sidecar.core.ports import GrantRow
 from tokenvault_sidecar.core.sealing import Sealer
-from tokenvault_sidecar.wiring import keks
+from tokenvault_sidecar.wiring import keks, open_store
 
 BRAND = "acme"
 TOKEN_BYTES = 2048
@@ -58,7 +57,7 @@ def configure(directory: Path, authorization_server: str = NOWHERE) -> Path:
 async def fill(config: Config, grants: int, *, first: int = 0) -> None:
     """Store this many consumers' grants, sealed, their tokens fresh for an hour."""
     now = time.time()
-    store = SqliteStore.open(config.store.file)
+    store = await open_store(config)
     try:
         sealer = Sealer(await open_keyring(store, keks(config)[0], now))
         end = first + grants

@@ -48,11 +48,18 @@ class PostgresServer:
     """Runs while the `with` block lasts, and may be stopped and started in between.
 
     `durable`: it syncs, as a server must; the others are for tests that never
-    end it. `settings` are lines of postgresql.conf.
+    end it. `settings` are lines of postgresql.conf, `parent` is where the
+    folder is made.
     """
 
-    def __init__(self, *, durable: bool = False, settings: Mapping[str, str] | None = None) -> None:
-        self.folder = Path(tempfile.mkdtemp(prefix="tv-pg-"))
+    def __init__(
+        self,
+        *,
+        durable: bool = False,
+        settings: Mapping[str, str] | None = None,
+        parent: Path | None = None,
+    ) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="tv-pg-", dir=parent))
         self.port = _free_port()
         self.password_file = self.folder / "password"
         self._settings = ({} if durable else _QUICK) | _SETTINGS | dict(settings or {})
