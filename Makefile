@@ -87,7 +87,7 @@ fuzz: $(STAMP) ## 50,000 calls of all kinds, 20,000 requests of browsers, and by
 rotation: $(STAMP) ## rotate a data key and seal 100,000 grants anew under 500 calls/s: about 2 minutes
 	$(BIN)/python -m tests.keys
 
-bench: $(STAMP) ## GetToken against an empty echo, with options on, and while grants are renewed; renewals against a bare client
+bench: $(STAMP) ## GetToken against an empty echo, with options on, by two workers, and while grants are renewed; renewals against a bare client
 	$(BIN)/python -m tests.bench
 
 bench-clients: $(STAMP) ## a token from each client's memory against one by RPC, in calls a second: a minute

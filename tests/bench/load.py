@@ -27,7 +27,7 @@ _DEADLINE = 10.0
 
 @dataclass(frozen=True)
 class Round:
-    """Call this method at this address for so many seconds.
+    """Call this method at this address for so many seconds, on so many connections, which are kept.
 
     `rate`: calls a second, all callers together. None: each caller calls
     again as soon as it has its answer. `grants`: the first so many are asked
@@ -39,6 +39,7 @@ class Round:
     seconds: float
     rate: float | None = None
     grants: int | None = None
+    connections: int = CONNECTIONS
 
 
 @dataclass(frozen=True)
@@ -60,18 +61,18 @@ class Load:
             *((folder / name).read_bytes() for name in ("ca.pem", "bot.key.pem", "bot.pem"))
         )
         self._requests = [request(number) for number in range(grants)]
-        self._channels: dict[str, list[grpc.aio.Channel]] = {}
+        self._channels: dict[tuple[str, int], list[grpc.aio.Channel]] = {}
 
     async def run(self, wanted: Round) -> Seen:
         """One round. Raises AioRpcError for the first call that fails."""
-        channels = self._to(wanted.address)
+        channels = self._to(wanted.address, wanted.connections)
         interval = CALLERS / wanted.rate if wanted.rate else 0.0
         requests = self._requests[: wanted.grants]
         latencies: list[float] = []
         started = time.perf_counter()
 
         async def caller(number: int) -> int:
-            call: Any = channels[number % CONNECTIONS].unary_unary(wanted.method)  # untyped as bytes
+            call: Any = channels[number % wanted.connections].unary_unary(wanted.method)  # untyped as bytes
             due = started + interval * number / CALLERS
             size = 0
             while True:
@@ -101,13 +102,13 @@ class Load:
             for channel in channels:
                 await channel.close()
 
-    def _to(self, address: str) -> list[grpc.aio.Channel]:
-        if address not in self._channels:
+    def _to(self, address: str, count: int) -> list[grpc.aio.Channel]:
+        if (address, count) not in self._channels:
             own = [("grpc.use_local_subchannel_pool", 1)]
-            self._channels[address] = [
-                grpc.aio.secure_channel(address, self._credentials, own) for _ in range(CONNECTIONS)
+            self._channels[address, count] = [
+                grpc.aio.secure_channel(address, self._credentials, own) for _ in range(count)
             ]
-        return self._channels[address]
+        return self._channels[address, count]
 
 
 def percentile(ordered: Sequence[float], percent: int) -> float:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import median
 
-from tests.bench.load import Round, Seen
+from tests.bench.load import CONNECTIONS, Round, Seen
 from tests.bench.processes import LoadProcess, Server
 
 
@@ -20,19 +20,21 @@ class Subject:
 
 @dataclass(frozen=True)
 class Plan:
-    """How many rounds of each side, each of how many seconds, at which rate (see `Round`)."""
+    """How many rounds of each side, each of how many seconds; at which rate, on how many connections."""
 
     rounds: int
     seconds: float
     rate: float | None
+    connections: int = CONNECTIONS
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One round of one side: what the load saw, and the CPU time the server took, in seconds."""
+    """One round of one side: what the load saw, and the CPU time of server and load, in seconds."""
 
     seen: Seen
     cpu: float
+    load_cpu: float
 
     @property
     def cpu_per_call(self) -> float:
@@ -45,6 +47,7 @@ class Figures:
 
     name: str
     cpu_us: float
+    load_cpu_us: float
     calls_per_second: float
     p50_us: float
     p99_us: float
@@ -98,9 +101,11 @@ def compare(
 
 
 def _sample(side: Subject, load: LoadProcess, plan: Plan) -> Sample:
-    before = side.server.cpu()
-    seen = load.run(Round(side.server.address, side.method, plan.seconds, plan.rate, side.grants))
-    return Sample(seen, side.server.cpu() - before)
+    server_before, load_before = side.server.cpu(), load.cpu()
+    seen = load.run(
+        Round(side.server.address, side.method, plan.seconds, plan.rate, side.grants, plan.connections)
+    )
+    return Sample(seen, side.server.cpu() - server_before, load.cpu() - load_before)
 
 
 def _ratio(pair: tuple[Sample, Sample]) -> float:
@@ -112,6 +117,7 @@ def _figures(name: str, samples: Sequence[Sample]) -> Figures:
     return Figures(
         name=name,
         cpu_us=median(sample.cpu_per_call for sample in samples) * 1e6,
+        load_cpu_us=median(sample.load_cpu / sample.seen.calls for sample in samples) * 1e6,
         calls_per_second=median(sample.seen.calls / sample.seen.seconds for sample in samples),
         p50_us=median(sample.seen.p50 for sample in samples) * 1e6,
         p99_us=median(sample.seen.p99 for sample in samples) * 1e6,

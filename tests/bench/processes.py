@@ -28,11 +28,9 @@ class Server:
     address: str
 
     def cpu(self) -> float:
-        """Seconds of CPU it has used so far, user and system, in all its threads."""
-        clock = ctypes.c_int()
-        if error := ctypes.CDLL(None).clock_getcpuclockid(self.pid, ctypes.byref(clock)):
-            raise OSError(error, "clock_getcpuclockid")
-        return time.clock_gettime(clock.value)
+        """Seconds of CPU that it and its workers have used so far, user and system, in all their threads."""
+        workers = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()
+        return sum(map(_cpu, (self.pid, *map(int, workers))))
 
 
 @contextmanager
@@ -50,6 +48,10 @@ class LoadProcess:
     """The load generator."""
 
     _process: subprocess.Popen[str]
+
+    def cpu(self) -> float:
+        """As a server's."""
+        return _cpu(self._process.pid)
 
     def run(self, wanted: Round) -> Seen:
         """One round, at its end."""
@@ -85,6 +87,13 @@ def _process(*command: str) -> Iterator[subprocess.Popen[str]]:
         except subprocess.TimeoutExpired:
             process.kill()
             process.communicate()
+
+
+def _cpu(pid: int) -> float:
+    clock = ctypes.c_int()
+    if error := ctypes.CDLL(None).clock_getcpuclockid(pid, ctypes.byref(clock)):
+        raise OSError(error, "clock_getcpuclockid")
+    return time.clock_gettime(clock.value)
 
 
 def _line(process: subprocess.Popen[str]) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.bench.__main__ import OPTIONS
+from tests.bench.__main__ import OPTIONS, WORKERS
 from tests.bench.load import percentile
 
 
@@ -25,7 +25,7 @@ def test_it_measures_both_sides_and_writes_what_it_found(tmp_path: Path) -> None
     assert done.returncode == 0, done.stderr
     found = json.loads(output.read_text())
     assert found["conditions"]["grants"] == 50
-    assert set(found["comparisons"]) == {"get_token", "get_token_flat_out", *OPTIONS}
+    assert set(found["comparisons"]) == {"get_token", "get_token_flat_out", *OPTIONS, *WORKERS}
     for comparison in found["comparisons"].values():
         assert len(comparison["ratios"]) == 2
         assert comparison["ratio"] > 0
@@ -34,6 +34,7 @@ def test_it_measures_both_sides_and_writes_what_it_found(tmp_path: Path) -> None
         for side in (ours, theirs):
             assert 0 < side["p50_us"] <= side["p99_us"]
             assert side["cpu_us"] > 0
+            assert side["load_cpu_us"] > 0
             assert f"{side['cpu_us']:.0f} µs" in done.stdout
     renewals = found["renewals"]
     latency, rate = renewals["latency"], renewals["throughput"]
