@@ -77,9 +77,10 @@ test-from-proto: $(STAMP) ## the C++ and Rust programs of client/README.md, wher
 test-browser: $(STAMP) ## the callback page in a real Chromium (/usr/bin/chromium); pictures in build/browser
 	$(BIN)/python -m pytest tests/browser/chromium.py
 
-torture: $(STAMP) ## kill sidecars 300 times while they renew, and count what is lost: about 8 minutes
+torture: $(STAMP) ## kill sidecars 400 times while they renew, and count what is lost: about 12 minutes
 	$(BIN)/python -m tests.torture
 	$(BIN)/python -m tests.torture --sidecars 3 --kills 100
+	$(BIN)/python -m tests.torture --store postgres --sidecars 4 --kills 100 --restarts 20
 
 fuzz: $(STAMP) ## 50,000 calls of all kinds, 20,000 requests of browsers, and bytes that are none: about 10 minutes
 	TOKENVAULT_FUZZ_CALLS=50000 TOKENVAULT_FUZZ_REQUESTS=20000 $(BIN)/python -m pytest tests/fuzz tests/callback/test_listener.py

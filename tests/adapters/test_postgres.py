@@ -22,6 +22,7 @@ from tests.adapters.store_conformance import (
     row_key,
     wrapped_key,
 )
+from tests.e2e.vaults import eventually
 from tests.postgres.proxy import LossyProxy
 from tests.postgres.server import PASSWORD, PostgresServer
 from tokenvault_sidecar.adapters.postgres import PostgresStore
@@ -294,6 +295,33 @@ class TestConnectionsThatBreak:
             proxy.lose(lost)
             assert await change(store) is True
             assert proxy.lost == 1
+
+    @pytest.mark.parametrize("name", ["a lease is taken", "a delegation is taken"])
+    async def test_what_stays_in_doubt_is_undone(self, own_server: PostgresServer, name: str) -> None:
+        """The answer is lost, and the database is away before it can be asked: nobody holds it then."""
+        before, lost, change = LOST[name]
+        settings = own_server.settings(own_server.create_database())
+        async with (
+            LossyProxy(own_server.port) as proxy,
+            opened(replace(settings, ports=(proxy.port,))) as store,
+        ):
+            for prepare in before:
+                await prepare(store)
+            proxy.lose(lost, then=lambda: own_server.stop("immediate"))
+            try:
+                with pytest.raises(StoreUnavailable):
+                    await change(store)
+                assert proxy.lost == 1
+            finally:
+                own_server.start()
+
+            async def undone() -> bool:
+                if name == "a lease is taken":
+                    return await comes(lambda: store.get_grant(GRANT.key)) == GRANT
+                return await comes(lambda: store.get_delegation(PENDING.key)) == PENDING
+
+            await eventually(undone)
+            assert await change(store)
 
     async def test_cut_again_and_again_no_update_is_lost(
         self, settings: PostgresSettings, postgres_server: PostgresServer

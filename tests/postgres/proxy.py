@@ -1,6 +1,7 @@
 """A way to the database that loses things."""
 
 import asyncio
+from collections.abc import Callable
 from contextlib import suppress
 from types import TracebackType
 from typing import Self
@@ -12,6 +13,7 @@ class LossyProxy:
     def __init__(self, port: int) -> None:
         self._server_port = port
         self._lose: bytes | None = None
+        self._then: Callable[[], object] = lambda: None
         self.lost = 0
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -28,9 +30,9 @@ class LossyProxy:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    def lose(self, statement: bytes) -> None:
-        """The next one sent that holds this is carried out, but its answer never comes."""
-        self._lose = statement
+    def lose(self, statement: bytes, *, then: Callable[[], object] = lambda: None) -> None:
+        """The next one sent that holds this is done, but its answer never comes; `then` comes first."""
+        self._lose, self._then = statement, then
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
@@ -50,6 +52,7 @@ class LossyProxy:
             while data := await back.read(65536):
                 if losing.is_set():
                     self.lost += 1
+                    await asyncio.to_thread(self._then)
                     return
                 writer.write(data)
 

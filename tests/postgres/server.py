@@ -63,7 +63,13 @@ class PostgresServer:
         self.port = _free_port()
         self.password_file = self.folder / "password"
         self._settings = ({} if durable else _QUICK) | _SETTINGS | dict(settings or {})
-        self._user = _UNPRIVILEGED if os.geteuid() == 0 else None
+        self._user = pwd.getpwnam(_UNPRIVILEGED) if os.geteuid() == 0 else None
+        # Not by Popen's `user`: that forks, and gRPC's threads here may then hang the child.
+        self._as_user = (
+            ["setpriv", f"--reuid={self._user.pw_uid}", f"--regid={self._user.pw_gid}", "--clear-groups"]
+            if self._user
+            else []
+        )
         self._process: subprocess.Popen[bytes] | None = None
         self._numbers = itertools.count()
 
@@ -74,9 +80,8 @@ class PostgresServer:
             self.password_file.chmod(0o600)
             (self.folder / "data").mkdir()
             if self._user:
-                owner = pwd.getpwnam(self._user)
                 self.folder.chmod(0o711)
-                os.chown(self.folder / "data", owner.pw_uid, owner.pw_gid)
+                os.chown(self.folder / "data", self._user.pw_uid, self._user.pw_gid)
                 (self.folder / "data").chmod(0o700)
             make = [self._bin / "initdb", "-D", self.data, "-U", "postgres", "-A", "trust", "--no-sync"]
             self._run([*make, "--encoding=UTF8", "--locale=C"])
@@ -110,12 +115,10 @@ class PostgresServer:
         arguments = [part for name, value in options.items() for part in ("-c", f"{name}={value}")]
         with (self.folder / "log").open("ab") as log:
             self._process = subprocess.Popen(
-                [self._bin / "postgres", "-D", self.data, *arguments],
+                [*self._as_user, self._bin / "postgres", "-D", self.data, *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                user=self._user,
-                extra_groups=[] if self._user else None,
                 start_new_session=True,
             )
         deadline = time.monotonic() + _START_SECONDS
@@ -147,7 +150,7 @@ class PostgresServer:
             path.write_bytes(content)
             path.chmod(0o600)
             if self._user:
-                os.chown(path, pwd.getpwnam(self._user).pw_uid, -1)
+                os.chown(path, self._user.pw_uid, -1)
         self.sql("ALTER SYSTEM SET ssl = on")
         self.sql("SELECT pg_reload_conf()")
 
@@ -204,9 +207,7 @@ class PostgresServer:
 
     def _run(self, command: list[Any]) -> None:
         done = subprocess.run(
-            command,
-            user=self._user,
-            extra_groups=[] if self._user else None,
+            [*self._as_user, *command],
             capture_output=True,
             text=True,
             cwd=self.folder,

@@ -17,11 +17,22 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.torture", description=__doc__)
     parser.add_argument("--kills", type=int, default=200, help="how often (%(default)s)")
     parser.add_argument("--grants", type=int, default=40, help="consumers' grants (%(default)s)")
-    parser.add_argument("--sidecars", type=int, default=1, help="processes on the one file (%(default)s)")
+    parser.add_argument("--sidecars", type=int, default=1, help="processes on the one store (%(default)s)")
+    parser.add_argument("--store", choices=("sqlite", "postgres"), default="sqlite", help="(%(default)s)")
+    parser.add_argument(
+        "--restarts", type=int, default=0, help="of the database meanwhile, with PostgreSQL (%(default)s)"
+    )
     parser.add_argument("--seed", type=int, default=None, help="of the kills (random)")
     wanted = parser.parse_args()
     seed = random.SystemRandom().randrange(1_000_000) if wanted.seed is None else wanted.seed
-    plan = Plan(kills=wanted.kills, grants=wanted.grants, sidecars=wanted.sidecars, seed=seed)
+    plan = Plan(
+        kills=wanted.kills,
+        grants=wanted.grants,
+        sidecars=wanted.sidecars,
+        seed=seed,
+        store=wanted.store,
+        restarts=wanted.restarts,
+    )
     began = time.monotonic()
 
     def say(what: str) -> None:

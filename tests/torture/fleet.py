@@ -1,4 +1,4 @@
-"""The sidecars on one database file: started, killed, and started anew."""
+"""The sidecars on one store: started, killed, and started anew."""
 
 import asyncio
 import random
@@ -10,6 +10,7 @@ from typing import Self
 
 from tests.authserver.clients import BASIC
 from tests.authserver.oidc import OidcProvider
+from tests.postgres.server import PostgresServer, move_to
 from tests.running import SidecarProcess, caller_files, make_config
 from tokenvault import AsyncTokenVaultClient
 
@@ -40,8 +41,19 @@ class Fleet:
     `token_endpoint` is where they reach the provider's.
     """
 
-    def __init__(self, folder: Path, provider: OidcProvider, *, token_endpoint: str, size: int) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        provider: OidcProvider,
+        *,
+        token_endpoint: str,
+        size: int,
+        server: PostgresServer | None = None,
+    ) -> None:
+        """`server`: their store is a database there, else a file in the folder."""
         self.config = make_config(folder / "vault", provider, BASIC, brand=BRAND)
+        if server is not None:
+            move_to(server, self.config)
         self._provider = provider
         self._token_endpoint = token_endpoint
         self._logs = folder / "logs"

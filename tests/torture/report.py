@@ -9,6 +9,7 @@ _SHOWN = 5
 
 _HAPPENED = (
     "kills",
+    "restarts of the database",
     "delegations",
     "redemptions",
     "redemptions answered with tokens",
@@ -27,7 +28,10 @@ def table(verdict: Verdict) -> str:
     judge, plan = verdict.judge, verdict.plan
     given_up = "given up although the server had seen neither redemption"
     rows = [
-        (f"{plan.grants} grants, {plan.sidecars} sidecar(s), seed {plan.seed}", f"{verdict.seconds:.0f} s"),
+        (
+            f"{plan.grants} grants, {plan.sidecars} sidecar(s) on {plan.store}, seed {plan.seed}",
+            f"{verdict.seconds:.0f} s",
+        ),
         *((name, f"{judge.counts[name]:,}") for name in _HAPPENED),
         ("grants that answered CONSENT_REQUIRED", f"{judge.excuses.total():,}"),
         *((f"  {excuse.value}", f"{judge.excuses[excuse]:,}") for excuse in Excuse),

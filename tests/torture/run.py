@@ -7,11 +7,13 @@ from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from tests.authserver.clients import BASIC
 from tests.authserver.oidc import OidcProvider
 from tests.authserver.plain_client import plain_http
 from tests.authserver.proxy import Fault, FaultProxy
+from tests.postgres.server import PostgresServer
 from tests.torture.bots import Bot
 from tests.torture.fleet import BRAND, Fleet
 from tests.torture.judge import ACCESS_TOKEN_TTL, Judge, Wrong
@@ -40,6 +42,9 @@ class Plan:
     grants: int
     sidecars: int
     seed: int
+    store: Literal["sqlite", "postgres"] = "sqlite"
+    restarts: int = 0
+    """How often the database is restarted meanwhile, as by a crash and in order; with PostgreSQL only."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +68,9 @@ async def torture(plan: Plan, folder: Path, say: Callable[[str], None]) -> Verdi
         proxy = await stack.enter_async_context(FaultProxy())
         proxy.forward_to(provider.port)
         proxy.set(AWAY)
+        server = stack.enter_context(PostgresServer(durable=True)) if plan.store == "postgres" else None
         fleet = await stack.enter_async_context(
-            Fleet(folder, provider, token_endpoint=f"{proxy.url}/token", size=plan.sidecars)
+            Fleet(folder, provider, token_endpoint=f"{proxy.url}/token", size=plan.sidecars, server=server)
         )
         api = await stack.enter_async_context(plain_http())
         consumers = tuple(f"consumer-{number}" for number in range(plan.grants))
@@ -85,7 +91,7 @@ async def torture(plan: Plan, folder: Path, say: Callable[[str], None]) -> Verdi
         ]
         await asyncio.gather(*(bot.delegate() for bot in bots))
         say(f"{plan.grants} grants are delegated")
-        await _kill(plan, fleet, judge, bots, say)
+        await _kill(plan, fleet, judge, bots, server, say)
         await _kill_all(fleet, judge)
         await proxy.until_acted(proxy.count())
         must_work = judge.must_work()
@@ -95,9 +101,14 @@ async def torture(plan: Plan, folder: Path, say: Callable[[str], None]) -> Verdi
 
 
 async def _kill(
-    plan: Plan, fleet: Fleet, judge: Judge, bots: Sequence[Bot], say: Callable[[str], None]
+    plan: Plan,
+    fleet: Fleet,
+    judge: Judge,
+    bots: Sequence[Bot],
+    server: PostgresServer | None,
+    say: Callable[[str], None],
 ) -> None:
-    chance = random.Random(plan.seed)
+    chance, restarted = random.Random(plan.seed), 0
     async with asyncio.TaskGroup() as load:
         running = [load.create_task(bot.run()) for bot in bots]
         for number in range(1, plan.kills + 1):
@@ -106,6 +117,11 @@ async def _kill(
             await fleet.kill(victim)
             judge.killed(victim)
             await fleet.start()
+            if server is not None and number * plan.restarts // plan.kills > restarted:
+                restarted += 1
+                await asyncio.to_thread(server.stop, "immediate" if restarted % 2 else "fast")
+                await asyncio.to_thread(server.start)
+                judge.counts["restarts of the database"] += 1
             if number % 20 == 0:
                 wrong = sum(map(len, judge.wrongs.values()))
                 say(f"{number} kills, {judge.counts['tokens served']} tokens served, {wrong} wrong")

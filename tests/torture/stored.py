@@ -3,19 +3,25 @@
 from collections.abc import Iterable
 from contextlib import closing
 from dataclasses import dataclass
+from typing import Any
 
+import psycopg
 import pysqlite3
 
 from tests.authserver.oidc import sha256
 from tokenvault_sidecar.adapters.keyring import unwrap
+from tokenvault_sidecar.adapters.postgres_connections import parameters
 from tokenvault_sidecar.config import Config
 from tokenvault_sidecar.core.model import Context, ContextKind
 from tokenvault_sidecar.core.ports import GrantRow, WrappedKey
 from tokenvault_sidecar.core.sealing import Sealer
-from tokenvault_sidecar.wiring import keks
+from tokenvault_sidecar.wiring import keks, postgres_settings
 
 _GRANTS = "SELECT key, brand, kind, version, sealed, purge_at, unanswered FROM grants"
-_KEYS = "SELECT id, purpose, kek, wrapped, created_at FROM keys ORDER BY created_at, rowid"
+_KEYS = "SELECT id, purpose, kek, wrapped, created_at FROM keys ORDER BY created_at, "
+
+
+_Read = tuple[list[WrappedKey], dict[bytes, Any]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,18 +35,16 @@ class Stored:
 
 
 class StoredGrants:
-    """Reads the file anew each time: a connection kept open would spare the sidecars their recovery."""
+    """Reads it anew each time: a connection kept to a file would spare the sidecars their recovery."""
 
     def __init__(self, config: Config, brand: str) -> None:
-        self._uri = f"{config.store.file.resolve().as_uri()}?mode=ro"
+        self._store = config.store
         self._kek = keks(config)[0]
         self._brand = brand
 
     def read(self, consumers: Iterable[str]) -> dict[str, Stored]:
         """The grants of those who have one. Raises StoreUnavailable where a row is not authentic."""
-        with closing(pysqlite3.connect(self._uri, uri=True)) as connection:
-            keys = [WrappedKey(*row) for row in connection.execute(_KEYS).fetchall()]
-            rows = {row[0]: row for row in connection.execute(_GRANTS).fetchall()}
+        keys, rows = self._read_database() if self._store.url else self._read_file()
         sealer = Sealer(unwrap(keys, self._kek))
         found: dict[str, Stored] = {}
         for consumer in consumers:
@@ -48,6 +52,18 @@ class StoredGrants:
             if row is not None:
                 found[consumer] = _open(sealer, *row)
         return found
+
+    def _read_file(self) -> _Read:
+        uri = f"{self._store.file.resolve().as_uri()}?mode=ro"
+        with closing(pysqlite3.connect(uri, uri=True)) as connection:
+            keys = [WrappedKey(*row) for row in connection.execute(_KEYS + "rowid").fetchall()]
+            return keys, {row[0]: row for row in connection.execute(_GRANTS).fetchall()}
+
+    def _read_database(self) -> _Read:
+        with psycopg.connect(**parameters(postgres_settings(self._store))) as connection:
+            connection.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
+            keys = [WrappedKey(*row) for row in connection.execute(_KEYS + "number").fetchall()]
+            return keys, {row[0]: row for row in connection.execute(_GRANTS).fetchall()}
 
 
 def _open(

@@ -2,6 +2,7 @@
 
 import random
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
@@ -9,10 +10,16 @@ from tests.torture.report import table
 from tests.torture.run import Plan, torture
 
 
-@pytest.mark.parametrize(("sidecars", "kills"), [(1, 10), (3, 6)])
-async def test_no_kill_loses_a_grant(tmp_path: Path, sidecars: int, kills: int) -> None:
+@pytest.mark.parametrize(
+    ("store", "sidecars", "kills", "restarts"),
+    [("sqlite", 1, 10, 0), ("sqlite", 3, 6, 0), ("postgres", 4, 6, 2)],
+)
+async def test_no_kill_loses_a_grant(
+    tmp_path: Path, store: Literal["sqlite", "postgres"], sidecars: int, kills: int, restarts: int
+) -> None:
     seed = random.SystemRandom().randrange(1_000_000)
-    verdict = await torture(Plan(kills=kills, grants=12, sidecars=sidecars, seed=seed), tmp_path, print)
+    plan = Plan(kills, grants=12, sidecars=sidecars, seed=seed, store=store, restarts=restarts)
+    verdict = await torture(plan, tmp_path, print)
     print(table(verdict))
     assert not verdict.judge.wrongs
     assert verdict.judge.counts["redemptions"]

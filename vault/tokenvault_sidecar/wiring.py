@@ -33,6 +33,7 @@ from tokenvault_sidecar.http_server import HttpServer
 from tokenvault_sidecar.listening import Share, not_listening
 
 if TYPE_CHECKING:
+    from tokenvault_sidecar.adapters.postgres_connections import PostgresSettings
     from tokenvault_sidecar.adapters.tracing import Tracing
 
 _PATIENCE = 5.0
@@ -168,22 +169,29 @@ async def open_store(config: Config, *, make: bool = True) -> ServedStore:
             raise StoreOpenError(f"{table.file}: is not there: the first start of a sidecar makes it")
         return SqliteStore.open(table.file)
     from tokenvault_sidecar.adapters.postgres import PostgresStore
+
+    try:
+        return await PostgresStore.open(postgres_settings(table), make=make)
+    except StoreOpenError as problem:
+        raise StoreOpenError(f"{table.url}: {problem}") from None
+
+
+def postgres_settings(table: StoreTable) -> "PostgresSettings":
+    """Of a store that is a database."""
     from tokenvault_sidecar.adapters.postgres_connections import PostgresSettings
 
-    settings = PostgresSettings(
-        hosts=table.url.hosts,
-        ports=table.url.ports,
-        user=table.url.user,
-        database=table.url.database,
+    url = table.url
+    assert url is not None
+    return PostgresSettings(
+        hosts=url.hosts,
+        ports=url.ports,
+        user=url.user,
+        database=url.database,
         password_file=table.password_file.path if table.password_file else None,
         sslmode=table.sslmode,
         sslrootcert=_authorities(table),
         connections=table.connections,
     )
-    try:
-        return await PostgresStore.open(settings, make=make)
-    except StoreOpenError as problem:
-        raise StoreOpenError(f"{table.url}: {problem}") from None
 
 
 def _authorities(table: StoreTable) -> str | None:

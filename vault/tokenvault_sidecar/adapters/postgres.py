@@ -50,6 +50,15 @@ DATABASE_CLOCK = "CAST(extract(epoch FROM clock_timestamp()) AS double precision
 """Seconds on the database's clock, in SQL."""
 
 _TAKERS = 2**62
+_UNDO_SECONDS = 600.0
+
+_IS_LEASED = "SELECT 1 FROM grants WHERE key = :key AND lease_owner = :owner"
+_UNDO_LEASE = """
+    UPDATE grants SET lease_owner = NULL, lease_until = NULL, unanswered = unanswered - 1
+    WHERE key = :key AND lease_owner = :owner
+"""
+_IS_TAKEN_BY = "SELECT 1 FROM delegations WHERE key = :key AND taken = :taker"
+_UNDO_TAKING = "UPDATE delegations SET taken = 0 WHERE key = :key AND taken = :taker"
 _PROBE = "SELECT current_setting('transaction_read_only') FROM tokenvault_schema"
 
 
@@ -57,9 +66,10 @@ class PostgresStore:
     """`core.ports.Store` on one PostgreSQL database. Made by `open`; used from one event loop."""
 
     def __init__(self, connections: Connections, *, lease_clock: str = DATABASE_CLOCK) -> None:
+        self._connections = connections
         self._database = Database(connections)
         self._leases = lease_statements(
-            leased=f"coalesce(lease_until > {lease_clock}, FALSE)",
+            leased=f"coalesce(lease_until + :grace > {lease_clock}, FALSE)",
             begin=f"lease_until = {lease_clock} + :seconds",
         )
 
@@ -82,7 +92,7 @@ class PostgresStore:
         return cls(Connections(settings))
 
     async def get_grant(self, key: bytes) -> GrantRow | None:
-        found = await self._database.read(self._leases.get, {"key": key})
+        found = await self._database.read(self._leases.get, self._graced(key=key))
         return rows.grant(found[0]) if found else None
 
     async def put_grant(
@@ -166,9 +176,12 @@ class PostgresStore:
             "seconds": seconds,
             "was": was,
         }
-        is_leased = "SELECT 1 FROM grants WHERE key = :key AND lease_owner = :owner"
-        return await self._database.change(
-            self._leases.acquire, values, done=(is_leased, {"key": key, "owner": owner})
+        return await self._database.claim(
+            self._leases.acquire,
+            self._graced(**values),
+            done=(_IS_LEASED, values),
+            undo=_UNDO_LEASE,
+            seconds=seconds,
         )
 
     async def release_lease(self, key: bytes, *, owner: str, attempt: Attempt) -> bool:
@@ -176,19 +189,19 @@ class PostgresStore:
         return await self._database.change(sql.RELEASE_LEASE, values)
 
     async def due_grants(self, now: float, *, brand: str, limit: int) -> Sequence[GrantRow]:
-        values = {"now": now, "brand": brand, "limit": limit}
+        values = self._graced(now=now, brand=brand, limit=limit)
         return [rows.grant(row) for row in await self._database.read(self._leases.due, values)]
 
     async def ended_grants(self, now: float, *, limit: int) -> Sequence[GrantRow]:
-        found = await self._database.read(self._leases.ended, {"now": now, "limit": limit})
+        found = await self._database.read(self._leases.ended, self._graced(now=now, limit=limit))
         return [rows.grant(row) for row in found]
 
     async def grants_after(self, key: bytes, *, brand: str | None, limit: int) -> Sequence[GrantRow]:
-        values = {"key": key, "brand": brand, "limit": limit}
+        values = self._graced(key=key, brand=brand, limit=limit)
         return [rows.grant(row) for row in await self._database.read(self._leases.after, values)]
 
     async def count(self, now: float) -> Counts:
-        grants = await self._database.count(self._leases.count, {"now": now})
+        grants = await self._database.count(self._leases.count, self._graced(now=now))
         (others,) = await self._database.count(sql.COUNT_OTHERS, {"now": now})
         return rows.counts(grants, others)
 
@@ -209,8 +222,9 @@ class PostgresStore:
     async def take_delegation(self, key: bytes) -> bool:
         # By a number of its own, each who takes it can tell whether it was the one.
         values = {"key": key, "taker": 1 + secrets.randbelow(_TAKERS)}
-        is_ours = "SELECT 1 FROM delegations WHERE key = :key AND taken = :taker"
-        return await self._database.change(sql.TAKE_DELEGATION, values, done=(is_ours, values))
+        return await self._database.claim(
+            sql.TAKE_DELEGATION, values, done=(_IS_TAKEN_BY, values), undo=_UNDO_TAKING, seconds=_UNDO_SECONDS
+        )
 
     async def get_taken(self, key: bytes) -> DelegationRow | None:
         found = await self._database.read(sql.GET_TAKEN, {"key": key})
@@ -372,6 +386,9 @@ class PostgresStore:
 
     async def close(self) -> None:
         await self._database.close()
+
+    def _graced(self, **values: object) -> dict[str, object]:
+        return {"grace": self._connections.grace, **values}
 
 
 async def _completes(connection: Connection, completion: Completion) -> bool:

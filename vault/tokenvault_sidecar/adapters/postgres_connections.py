@@ -46,6 +46,9 @@ _AWAY = 0.5
 _LONGEST = 900.0
 """Seconds after which a connection is replaced: passwords and servers change."""
 
+_GRACE = 5.0
+"""Seconds; an answer that could not be stored is tried again every two."""
+
 _RETRY_AFTER = 1.0
 
 
@@ -63,6 +66,10 @@ class PostgresSettings:
     connections: int
 
 
+class InDoubt(StoreUnavailable):
+    """What was last sent may have happened, or may yet."""
+
+
 class ConnectionBroke(Exception):
     """While it was used. Whether what was last sent has happened is not known."""
 
@@ -77,7 +84,13 @@ class Connections:
         self._away: tuple[StoreUnavailable, float] | None = None
         self._trying = False
         self._closed = False
+        self._broke_at = -_GRACE
         self.waiting = 0
+
+    @property
+    def grace(self) -> float:
+        """Seconds to add to leases: after an outage their holders come first, with what waits in memory."""
+        return _GRACE if time.monotonic() < self._broke_at + _GRACE else 0.0
 
     @asynccontextmanager
     async def use(self, seconds: float) -> AsyncIterator[Connection]:
@@ -94,12 +107,13 @@ class Connections:
                 except psycopg.Error as error:
                     if cut.done:
                         self._drop_idle()
-                        raise StoreUnavailable(
+                        raise InDoubt(
                             f"the database did not answer within {seconds:g} s: look at its load and locks",
                             retry_after=_RETRY_AFTER,
                         ) from None
                     if connection.broken or connection.closed or _is_elsewhere(error):
                         await connection.close()
+                        self._broke_at = time.monotonic()
                         self._drop_idle()  # what one connection met, the others did most likely
                         raise ConnectionBroke from None
                     raise
@@ -151,7 +165,8 @@ class Connections:
             raise
         finally:
             self._trying = False
-        self._away = None
+        if self._away is not None:
+            self._away, self._broke_at = None, time.monotonic()
         return connection, time.monotonic()
 
     async def _put_back(self, connection: Connection, made_at: float) -> None:
@@ -167,15 +182,15 @@ class Connections:
             connection.pgconn.finish()
 
 
-async def connect(settings: PostgresSettings) -> Connection:
-    """A new connection, on which each statement is a transaction of its own. Raises StoreUnavailable."""
+def parameters(settings: PostgresSettings) -> dict[str, Any]:
+    """What libpq is to connect with. Raises StoreUnavailable where the password cannot be read."""
     try:
         password = settings.password_file.read_text().rstrip("\r\n") if settings.password_file else None
     except (OSError, UnicodeDecodeError):
         raise StoreUnavailable(
             "the database's password cannot be read: look at store.password_file", retry_after=_RETRY_AFTER
         ) from None
-    parameters: dict[str, Any] = {
+    given: dict[str, Any] = {
         "host": ",".join(settings.hosts),
         "port": ",".join(map(str, settings.ports)),
         "user": settings.user,
@@ -189,7 +204,12 @@ async def connect(settings: PostgresSettings) -> Connection:
         # Of several hosts the one that takes writes; and never a standby.
         "target_session_attrs": "read-write",
     }
-    given = {name: value for name, value in parameters.items() if value is not None}
+    return {name: value for name, value in given.items() if value is not None}
+
+
+async def connect(settings: PostgresSettings) -> Connection:
+    """A new connection, on which each statement is a transaction of its own. Raises StoreUnavailable."""
+    given = parameters(settings)
     try:
         async with asyncio.timeout(_CONNECT_ALL):
             # Nothing is prepared: a pooler may give each statement another session.

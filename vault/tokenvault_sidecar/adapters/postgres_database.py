@@ -10,6 +10,7 @@ import random
 import re
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from functools import cache
 from typing import Any, TypeVar
@@ -21,6 +22,7 @@ from tokenvault_sidecar.adapters.postgres_connections import (
     ANSWER,
     ConnectionBroke,
     Connections,
+    InDoubt,
     unavailable,
 )
 from tokenvault_sidecar.adapters.postgres_schema import Connection
@@ -52,6 +54,7 @@ class Database:
         self._connections = connections
         self._load = Load()
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._undoing: set[asyncio.Task[None]] = set()
 
     @property
     def load(self) -> Load:
@@ -97,11 +100,34 @@ class Database:
         self._load.writes += 1
         return result
 
+    async def claim(
+        self, statement: str, values: Values, *, done: tuple[str, Values], undo: str, seconds: float
+    ) -> bool:
+        """As `change`; but where it stays in doubt it is undone, as soon as that can be, for so long."""
+        try:
+            return await self.change(statement, values, done=done)
+        except InDoubt:
+            task = asyncio.get_running_loop().create_task(self._undo(undo, values, seconds), name="undo")
+            self._undoing.add(task)
+            task.add_done_callback(self._undoing.discard)
+            raise
+
     async def close(self) -> None:
         """Finish what is under way, and let go of the server."""
+        for task in self._undoing:
+            task.cancel()
         if self._tasks:
             await asyncio.wait(self._tasks)
         await self._connections.close()
+
+    async def _undo(self, statement: str, values: Values, seconds: float) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                while True:
+                    await asyncio.sleep(random.uniform(0.2, 1.0))  # noqa: S311 no secret
+                    with suppress(StoreUnavailable):
+                        await self.change(statement, values)
+                        return
 
     async def _apart(
         self,
@@ -132,11 +158,15 @@ class Database:
                 in_doubt = True
             except (psycopg.errors.SerializationFailure, psycopg.errors.DeadlockDetected):
                 await asyncio.sleep(random.uniform(0, 0.02 * 2**tries))  # noqa: S311 no secret
+            except StoreUnavailable as error:
+                if in_doubt:
+                    raise InDoubt(error.message, retry_after=error.retry_after) from None
+                raise
             except psycopg.IntegrityError:
                 raise ValueError("a row of this key is there already, or a value is missing") from None
             except psycopg.Error as error:
                 raise unavailable(error) from None
-        raise StoreUnavailable(
+        raise InDoubt(
             "the database ends every connection, or others change the same all the time: ask again",
             retry_after=1.0,
         )
