@@ -31,10 +31,10 @@ ANSWER: Final = 5.0
 _SESSION = "SET statement_timeout = '3s'; SET idle_in_transaction_session_timeout = '5s'"
 """What the server ends earlier by itself, having done nothing: its word is better than a cut."""
 
-_CONNECT = 2
-"""Seconds to connect to one host; libpq takes no less."""
+_CONNECT = 5
+"""Seconds to connect to one host."""
 
-_CONNECT_ALL = 5.0
+_CONNECT_ALL = 10.0
 """Seconds to connect to any of them, names looked up."""
 
 _QUEUE = 5.0
@@ -130,7 +130,8 @@ class Connections:
             await connection.close()
 
     async def _wait_for_slot(self) -> None:
-        self._refuse()
+        if not self._idle:
+            self._refuse()
         self.waiting += 1
         try:
             async with asyncio.timeout(_QUEUE):
@@ -145,7 +146,7 @@ class Connections:
 
     def _refuse(self) -> None:
         """Raises what the last connecting did, while it is too early for another try."""
-        if self._closed:
+        if self._closed:  # no connection is idle then
             raise StoreUnavailable("the store is closed: the sidecar is stopping", retry_after=_RETRY_AFTER)
         if self._away is not None and (self._trying or time.monotonic() < self._away[1]):
             raise StoreUnavailable(self._away[0].message, retry_after=_RETRY_AFTER)
