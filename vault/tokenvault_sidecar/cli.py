@@ -14,6 +14,7 @@ from tokenvault_sidecar.commands.health import health
 from tokenvault_sidecar.commands.keys import keys
 from tokenvault_sidecar.commands.shared import FILE, config_option, fail, load
 from tokenvault_sidecar.commands.stats import stats
+from tokenvault_sidecar.commands.store import store
 from tokenvault_sidecar.config import Config, ConfigError, describe
 
 
@@ -149,3 +150,4 @@ main.add_command(grants)
 main.add_command(keys)
 main.add_command(stats)
 main.add_command(health)
+main.add_command(store)

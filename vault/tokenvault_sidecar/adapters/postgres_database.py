@@ -176,7 +176,7 @@ async def execute(
     connection: Connection, statement: str, values: Values | None = None
 ) -> AsyncCursor[tuple[Any, ...]]:
     """Send a statement with `:name` for each parameter."""
-    return await connection.execute(_text(statement), values, binary=True)
+    return await connection.execute(text(statement), values, binary=True)
 
 
 async def fetch(connection: Connection, statement: str, values: Values | None = None) -> list[Any]:
@@ -195,10 +195,11 @@ async def execute_many(connection: Connection, statement: str, values: Iterable[
     if not rows:
         return 0
     async with connection.cursor() as cursor:
-        await cursor.executemany(_text(statement), rows)
+        await cursor.executemany(text(statement), rows)
         return cursor.rowcount
 
 
 @cache
-def _text(statement: str) -> str:
+def text(statement: str) -> str:
+    """The statement with its parameters as psycopg writes them."""
     return re.sub(r":(\w+)", r"%(\1)s", statement)

@@ -53,7 +53,7 @@ def back_up(path: Path, target: Path) -> int:
         raise BackupError(f"{target}: cannot be made: {error.strerror}") from None
     partial = Path(name)
     try:
-        with _told(path), closing(_connect(path)) as store:
+        with told(path), closing(_connect(path)) as store:
             schema_version(store)
             store.execute("VACUUM INTO ?", (name,))
             with closing(_connect(partial)) as copy:
@@ -85,13 +85,13 @@ def restore(file: Path, path: Path, check_keys: Callable[[Sequence[WrappedKey]],
     is_new = not path.exists()
     restored = False
     try:
-        with closing(_seize(path)) as store:
+        with closing(seize(path)) as store:
             scratch = path.with_name(f".{path.name}.restoring")
             try:
                 shutil.rmtree(scratch, ignore_errors=True)  # one that was killed left it
                 scratch.mkdir(mode=0o700)
                 grants = _readied(file, scratch / path.name, check_keys)
-                with _told(path), closing(_connect(scratch / path.name)) as source:
+                with told(path), closing(_connect(scratch / path.name)) as source:
                     source.backup(store)
                 restored = True
             finally:
@@ -105,7 +105,7 @@ def restore(file: Path, path: Path, check_keys: Callable[[Sequence[WrappedKey]],
 
 def _readied(file: Path, copy: Path, check_keys: Callable[[Sequence[WrappedKey]], object]) -> int:
     """Make a copy that was checked, is of the current schema, and knows that it is old."""
-    with _told(file), closing(_connect(file, mode="ro")) as source:
+    with told(file), closing(_connect(file, mode="ro")) as source:
         if schema_version(source) == 0:
             raise BackupError(f"{file}: is no token vault's database: name a backup")
         prepare(copy)
@@ -129,7 +129,7 @@ def _readied(file: Path, copy: Path, check_keys: Callable[[Sequence[WrappedKey]]
     return int(grants)
 
 
-def _seize(path: Path) -> Connection:
+def seize(path: Path) -> Connection:
     """The store, made where it is missing, held so that nobody opens it. Raises BackupError."""
     try:
         prepare(path)
@@ -137,7 +137,7 @@ def _seize(path: Path) -> Connection:
         raise BackupError(str(error)) from None
     store = _connect(path)
     try:
-        with _told(path):
+        with told(path):
             # Its schema may be any: a newer program's is what one goes back from.
             ((application,),) = store.execute("PRAGMA application_id").fetchall()
             ((tables,),) = store.execute("SELECT count(*) FROM sqlite_schema").fetchall()
@@ -160,7 +160,7 @@ def _connect(path: Path, *, mode: str = "rw") -> Connection:
 
 
 @contextmanager
-def _told(path: Path) -> Iterator[None]:
+def told(path: Path) -> Iterator[None]:
     """SQLite's errors as ours."""
     try:
         yield

@@ -1,0 +1,90 @@
+"""The two kinds of store as an end of a copy, held so that nobody serves them meanwhile."""
+
+import asyncio
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import psycopg
+
+from tokenvault_sidecar.adapters.copying import CopyError, End
+from tokenvault_sidecar.adapters.postgres import PostgresStore
+from tokenvault_sidecar.adapters.postgres_connections import PostgresSettings, parameters, unavailable
+from tokenvault_sidecar.adapters.postgres_database import text
+from tokenvault_sidecar.adapters.sqlite_backup import BackupError, seize, told
+from tokenvault_sidecar.adapters.sqlite_file import open_file
+from tokenvault_sidecar.adapters.stores import StoreOpenError
+
+_LOCK_TIMEOUT = 5.0
+_OTHERS = """
+    SELECT count(*) FROM pg_stat_activity
+    WHERE datname = current_database() AND application_name = 'tokenvault' AND pid <> pg_backend_pid()
+"""
+
+
+@contextmanager
+def sqlite_end(path: Path, *, make: bool) -> Iterator[End]:
+    """A SQLite file of the current schema, made where there is none and `make` says so. Raises CopyError."""
+    if not make and not path.is_file():
+        raise CopyError(f"{path}: there is no such store")
+    try:
+        for connection in open_file(path, lock_timeout=_LOCK_TIMEOUT):
+            connection.close()
+        held = seize(path)
+    except (StoreOpenError, BackupError) as problem:
+        raise CopyError(str(problem)) from None
+    with closing(held) as store:
+
+        @contextmanager
+        def transaction() -> Iterator[None]:
+            store.execute("BEGIN")
+            try:
+                yield
+                store.execute("COMMIT")
+            finally:
+                if store.in_transaction:
+                    store.execute("ROLLBACK")
+
+        def execute(statement: str, values: Mapping[str, object]) -> list[tuple[Any, ...]]:
+            found: list[tuple[Any, ...]] = store.execute(statement, values).fetchall()
+            return found
+
+        try:
+            with told(path):
+                yield End(str(path), execute, transaction, added="rowid", bytewise="")
+        except BackupError as problem:
+            raise CopyError(str(problem)) from None
+
+
+@contextmanager
+def postgres_end(name: str, settings: PostgresSettings, *, make: bool) -> Iterator[End]:
+    """A PostgreSQL database of the current schema, made where it has none and `make` says so.
+
+    Who serves it is seen by its connections: none may be there. Raises CopyError.
+    """
+
+    async def prepare() -> None:
+        await (await PostgresStore.open(settings, make=make)).close()
+
+    try:
+        asyncio.run(prepare())
+        with psycopg.connect(autocommit=True, **parameters(settings)) as connection:
+            connection.execute("SET statement_timeout = 0")
+
+            def execute(statement: str, values: Mapping[str, object]) -> list[tuple[Any, ...]]:
+                cursor = connection.execute(text(statement), values)
+                return cursor.fetchall() if cursor.description else []
+
+            def check() -> None:
+                ((others,),) = execute(_OTHERS, {})
+                if others:
+                    raise CopyError(f"{name}: {others} connections of sidecars are open: stop them first")
+
+            check()
+            yield End(name, execute, connection.transaction, added="number", bytewise=' COLLATE "C"')
+            check()
+    except StoreOpenError as problem:
+        raise CopyError(f"{name}: {problem}") from None
+    except psycopg.Error as error:
+        raise CopyError(f"{name}: {unavailable(error)}") from None
