@@ -24,7 +24,7 @@ CHROMIUM = os.environ.get("CHROMIUM", "/usr/bin/chromium")
 PICTURES = Path("build/browser")
 SIZES = {"phone": (360, 740), "desktop": (1280, 800)}
 DONE, DECLINED, USED = "You are logged in", "You have not agreed", "This link is no longer valid"
-CODE = "One more step: type this code into the conversation"
+CODE = "One more step"
 LOGO = (
     "data:image/svg+xml;base64,PHN2ZyB4bWxucz0iaHR0cDovL3d3dy53My5vcmcvMjAwMC9zdmciIHdpZHRoPSI2NCIgaGVpZ2h0PSI2NCI+"
     "PGNpcmNsZSBjeD0iMzIiIGN5PSIzMiIgcj0iMzIiIGZpbGw9IiMwYjVjYWQiLz48L3N2Zz4="

@@ -1,6 +1,7 @@
 """Consumers who come back: the delegation is completed, and they see how it ended."""
 
 import asyncio
+import re
 from collections.abc import AsyncIterator
 from dataclasses import replace
 
@@ -8,13 +9,16 @@ import pytest
 import pytest_asyncio
 
 from tests.callback.listening import BOT, Listening, listening
-from tests.core.world import ALICE, CHAT
+from tests.core.world import ACME, ALICE, CHAT, permit_all
 from tokenvault_sidecar.api.pages import Look
-from tokenvault_sidecar.core.errors import ServerUnavailable
+from tokenvault_sidecar.core.challenges import DelegationRequest
+from tokenvault_sidecar.core.confirmation import read_code
+from tokenvault_sidecar.core.errors import GrantNotFound, ServerUnavailable
 from tokenvault_sidecar.core.model import ContextKind
 from tokenvault_sidecar.core.policy import Policy
 
-DONE, DECLINED, USED, WRONG = (
+CODE, DONE, DECLINED, USED, WRONG = (
+    "One more step",
     "You are logged in",
     "You have not agreed",
     "This link is no longer valid",
@@ -56,6 +60,31 @@ async def test_coming_back_twice_is_harmless(port: Listening) -> None:
     answer = await port.get(sent)
     assert (answer.status, USED in answer.body) == (404, True)
     assert (await port.world.get()).version == token.version
+
+
+async def test_one_who_has_to_bring_a_code_is_shown_it_once(port: Listening) -> None:
+    world = port.world
+    world.vault.brands = {"acme": replace(ACME, confirms=True)}
+    url = await world.delegations.start(DelegationRequest("acme", ALICE, "bot"))
+    answer = world.server.login(url.authorization_url.reveal())
+    assert answer.code is not None
+    sent = {"state": answer.state.reveal(), "code": answer.code.reveal(), "iss": world.server.issuer}
+    shown = await port.get(sent)
+    assert (shown.status, CODE in shown.body) == (200, True)
+    assert shown.headers["cache-control"] == "no-store"
+    (code,) = re.findall(r'class="code"[^>]*>([0-9]{4} [0-9]{4})<', shown.body)
+    for place in (*shown.headers.values(), *(secret for secret in sent.values() if secret in shown.body)):
+        assert code not in place
+        assert place not in (sent["state"], sent["code"])
+    with pytest.raises(GrantNotFound):
+        await world.get()
+    assert USED in (await port.get(sent)).body
+    ((call, outcome),) = port.recorded
+    assert (call.rpc, call.context, outcome) == ("Callback", ALICE, "CONFIRMATION_REQUIRED")
+    typed = read_code(code)
+    assert typed is not None
+    await world.delegations.confirmations.confirm(url.delegation_id, typed, caller="bot", permit=permit_all)
+    assert (await world.get()).access_token
 
 
 async def test_one_who_declined(port: Listening) -> None:

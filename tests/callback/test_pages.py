@@ -67,7 +67,7 @@ def test_only_the_good_end_closes_the_window() -> None:
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_the_code_is_shown_to_eyes_in_groups_and_to_ears_in_digits(language: str) -> None:
     html = page(LOOK, Face.CODE, language, SHOWN).html.decode()
-    assert '<p class="code" dir="ltr" aria-hidden="true">0123 4567</p>' in html
+    assert '<p aria-hidden="true"><bdi class="code" dir="ltr">0123 4567</bdi></p>' in html
     assert '<p class="heard" dir="ltr">0 1 2 3 4 5 6 7</p>' in html
     assert html.count("0123") == 1  # in no title, and in no script
     words = LANGUAGES[language]

@@ -343,6 +343,28 @@ def test_all_problems_are_told_at_once(document: Document) -> None:
     assert len(str(caught.value).splitlines()) == 3
 
 
+def test_who_starts_for_a_brand_with_codes_may_bring_them(document: Document) -> None:
+    document.set(*BRAND, "confirmation_code", to=True)
+    document.load()
+    document.set("callers", "bot", "allow", 0, "rpcs", to=["StartDelegation", "GetToken"])
+    with pytest.raises(ConfigError) as caught:
+        document.load()
+    told = [(problem.key, problem.what) for problem in caught.value.problems]
+    assert told == [
+        (
+            "callers.bot.allow",
+            f"has StartDelegation for {kind}s of acme, whose confirmation_code it may not bring",
+        )
+        for kind in ("consumer", "conversation")
+    ]
+    more = dict(document.content["callers"]["bot"]["allow"][0], rpcs=["ConfirmDelegation"], brands=["acme"])
+    document.content["callers"]["bot"]["allow"].append(more)
+    document.load()
+    more["contexts"] = ["consumer"]
+    with pytest.raises(ConfigError, match="for conversations of acme"):
+        document.load()
+
+
 def test_http_needs_development(document: Document) -> None:
     document.set("development", to=DELETE)
     with pytest.raises(ConfigError) as caught:

@@ -1,6 +1,7 @@
 """The confirmation code at real sidecars: shown by one, brought to another, and killed in between."""
 
 import asyncio
+import json
 import re
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from tests.authserver.consumer import Consumer
 from tests.authserver.oidc import OidcProvider
 from tests.callback.house import running_house
 from tests.e2e.vaults import OTHER_BOT, Whose, brand, connect, eventually, make_vault, running
+from tests.ops.ports import get
 from tokenvault import (
     AsyncTokenVaultClient,
     ConfirmationCodeWrong,
@@ -28,7 +30,7 @@ WHOSE: list[Whose] = [{"consumer": "alice"}, {"conversation": "c-1"}]
 
 def code_on(page: str) -> str:
     """As the consumer reads it."""
-    found = re.search(r'<p class="code"[^>]*>([0-9 ]+)</p>', page)
+    found = re.search(r'class="code"[^>]*>([0-9 ]+)<', page)
     assert found is not None
     return found[1]
 
@@ -87,7 +89,8 @@ async def test_the_page_shows_a_code_that_unlocks_the_grant_in_the_chat(tmp_path
 @pytest.fixture
 def config(oidc_provider: OidcProvider, tmp_path: Path) -> Path:
     table = brand(tmp_path, oidc_provider.issuer, clients.BASIC, confirmation_code=True)
-    return make_vault(tmp_path, {"acme": table}, housekeeping={"interval": "1s"})
+    tables = {"housekeeping": {"interval": "1s"}, "audit": {"path": "audit.jsonl"}}
+    return make_vault(tmp_path, {"acme": table}, **tables)
 
 
 @pytest.fixture
@@ -96,9 +99,8 @@ def hurried(config: Path) -> Path:
     hurried = config.with_name("hurried.toml")
     table = config.read_text()
     assert table.count("confirmation_code = true") == 1
-    hurried.write_text(
-        table.replace("confirmation_code = true", 'confirmation_code = true, delegation_lifetime = "1s"')
-    )
+    table = table.replace("confirmation_code = true", 'confirmation_code = true, delegation_lifetime = "1s"')
+    hurried.write_text(table.replace("audit.jsonl", "hurried.jsonl"))
     (config.parent / "hurried").mkdir()
     return hurried
 
@@ -139,6 +141,11 @@ async def test_killed_at_every_step_it_goes_on_where_it_stood(config: Path) -> N
         assert (await vault.get_token("acme", **whose)).token_version != former.token_version
         guessed, code = await log_in(vault, {"conversation": "guessed"})
         assert [await tries_left(vault, guessed, another(code, n)) for n in range(1, 6)] == [4, 3, 2, 1, 0]
+        told = (await get(sidecar, "/metrics")).text
+        assert 'tokenvault_confirmations_total{brand="acme",outcome="shown"} 1.0' in told
+        assert 'tokenvault_confirmations_total{brand="acme",outcome="wrong"} 5.0' in told
+        assert 'tokenvault_confirmations_total{brand="acme",outcome="confirmed"} 0.0' in told
+        assert 'tokenvault_delegations_total{brand="acme",outcome="confirmation_code_wrong"} 1.0' in told
         sidecar.kill()  # it is void
     async with running(config) as sidecar, connect(sidecar) as vault:
         assert await tries_left(vault, guessed, code) == 0
@@ -147,6 +154,10 @@ async def test_killed_at_every_step_it_goes_on_where_it_stood(config: Path) -> N
         assert failed.value.reason == "CONFIRMATION_CODE_WRONG"
         with pytest.raises(GrantNotFound):
             await vault.get_token("acme", conversation="guessed")
+    decisions = [json.loads(line) for line in (config.parent / "audit.jsonl").read_text().splitlines()]
+    brought = [line["outcome"] for line in decisions if line.get("rpc") == "ConfirmDelegation"]
+    wrong = "CONFIRMATION_CODE_WRONG"
+    assert brought == ["OK", *[wrong] * 3, "OK", "OK", *[wrong] * 6]
 
 
 async def test_a_code_nobody_brings_leaves_nothing_at_either_end(

@@ -7,7 +7,7 @@ from google.protobuf.descriptor import MethodDescriptor
 from google.protobuf.message import Message
 from hypothesis import strategies as st
 
-from tests.fuzz.messages import CHANGES, METADATA, Change, garbled, messages
+from tests.fuzz.messages import CHANGES, GUESS, METADATA, Change, garbled, messages
 from tests.fuzz.target import CALLERS, Metadata, Target
 
 
@@ -47,6 +47,10 @@ async def make(target: Target, method: MethodDescriptor, attempt: Attempt) -> tu
             good = {"state": came_back.state.reveal(), "code": came_back.code.reveal()}
             message.MergeFrom(type(message)(iss=came_back.iss, **good))
             message.ClearField("error")
+        elif "confirmation_code" in fields:
+            held, right = await target.locked()
+            code = GUESS if message == type(message)(confirmation_code=GUESS) else right
+            message.MergeFrom(type(message)(delegation_id=held, confirmation_code=code))
         elif "delegation_id" in fields:
             message.MergeFrom(type(message)(delegation_id=await target.delegation()))
         elif "rejected_token_version" in fields:

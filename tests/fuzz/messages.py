@@ -11,6 +11,9 @@ from hypothesis import strategies as st
 from tests.api.running import SERVICE
 from tests.core.world import ACME, ALICE, CHAT
 
+GUESS: Final = "00000000"
+"""A confirmation code that is wrong, but for once in a hundred million."""
+
 KNOWN: Final[Mapping[str, tuple[str, ...]]] = {
     "brand_id": (ACME.id, ACME.id, "other"),
     "consumer_id": (ALICE.id, ALICE.id, "bob"),
@@ -18,6 +21,7 @@ KNOWN: Final[Mapping[str, tuple[str, ...]]] = {
     "scopes": ("openid", "api:read", "api:write", "admin"),
     "redirect_uri": ACME.redirect_uris,
     "error": ("access_denied", "server_error"),
+    "confirmation_code": ("1234 5678", GUESS),
     "iss": ("https://as.test",),
     "service": ("", "tokenvault.v1.TokenVault", "grpc.health.v1.Health"),
     "file_containing_symbol": ("tokenvault.v1.TokenVault", "google.protobuf.Duration"),

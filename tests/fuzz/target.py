@@ -4,6 +4,7 @@ import asyncio
 import gc
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -116,6 +117,15 @@ class Target:
     async def delegation(self) -> str:
         """The id of a delegation that has begun."""
         return (await self.world.delegations.start(DelegationRequest("acme", ALICE, "bot"))).delegation_id
+
+    async def locked(self) -> tuple[str, str]:
+        """The id of a delegation whose consumer was shown a code, and the code."""
+        challenge = await self.world.delegations.start(DelegationRequest("acme", ALICE, "bot"))
+        self.world.vault.brands = {ACME.id: replace(ACME, confirms=True)}
+        done = await self.world.complete(challenge.authorization_url.reveal())
+        self.world.vault.brands = {ACME.id: ACME}
+        assert done.confirmation is not None
+        return challenge.delegation_id, done.confirmation.code.reveal()
 
     async def version(self) -> str:
         """The token version stored now for the consumer, empty where there is none."""

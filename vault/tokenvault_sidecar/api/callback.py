@@ -27,7 +27,13 @@ from tokenvault_sidecar.api.defects import log_defect
 from tokenvault_sidecar.api.pages import Look, page
 from tokenvault_sidecar.api.words import Face, language_for
 from tokenvault_sidecar.core.delegations import Delegations
-from tokenvault_sidecar.core.errors import AuthorizationDenied, InvalidRequest, StateNotFound, VaultError
+from tokenvault_sidecar.core.errors import (
+    AuthorizationDenied,
+    InvalidRequest,
+    Reason,
+    StateNotFound,
+    VaultError,
+)
 from tokenvault_sidecar.core.model import Delegated, Delegation
 from tokenvault_sidecar.core.policy import Call, Policy, Rpc
 from tokenvault_sidecar.core.tracing import BeginCall, current_span
@@ -116,8 +122,9 @@ class Callback:
         try:
             answer = requests.authorization_response(await _parameters(request))
             done = await self._delegations.returned(answer, brand=brand, permit=permit)
-            self._note(call, "OK")
-            return Face.CODE if done.confirmation else Face.DONE, done
+            locked = done.confirmation is not None
+            self._note(call, Reason.CONFIRMATION_REQUIRED.value if locked else "OK")
+            return Face.CODE if locked else Face.DONE, done
         except VaultError as error:
             self._note(call, error.reason.value)
             return _face(error), None

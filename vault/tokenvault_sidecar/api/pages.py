@@ -33,8 +33,8 @@ _STYLE: Final = Template(
     "p{margin:0 0 1rem}ul{margin:0;padding-inline-start:1.25rem}"
 )
 _CODE_STYLE: Final = (
-    ".code{font:700 2.5rem/1.2 ui-monospace,Menlo,Consolas,monospace;letter-spacing:.05em;"
-    "user-select:all;-webkit-user-select:all;white-space:nowrap}"
+    ".code{display:inline-block;font:700 2.5rem/1.2 ui-monospace,Menlo,Consolas,monospace;"
+    "letter-spacing:.05em;user-select:all;-webkit-user-select:all;white-space:nowrap}"
     ".heard{position:absolute;width:1px;height:1px;overflow:hidden;clip-path:inset(50%);white-space:nowrap;"
     "user-select:none;-webkit-user-select:none}"
 )
@@ -48,7 +48,7 @@ _PAGE: Final = Template(
 
 # Eyes and clipboards get groups of four; screen readers one digit after the other, not a number.
 _CODE: Final = Template(
-    '<p class="code" dir="ltr" aria-hidden="true">$shown</p><p class="heard" dir="ltr">$heard</p>'
+    '<p aria-hidden="true"><bdi class="code" dir="ltr">$shown</bdi></p><p class="heard" dir="ltr">$heard</p>'
     "<p><strong>$only</strong></p>"
 )
 

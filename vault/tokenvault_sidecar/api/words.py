@@ -30,7 +30,7 @@ LANGUAGES: Final[Mapping[str, Words]] = {
         "done": "You are logged in",
         "done.text": "You can close this window and go back to the conversation.",
         "may": "The assistant may now, in your name:",
-        "code": "One more step: type this code into the conversation",
+        "code": "One more step",
         "code.text": "You are logged in. The assistant gets access only when you type this code into your "
         "conversation:",
         "code.only": "Did somebody send you the link to this page? Then tell nobody the code, and close this "
@@ -48,7 +48,7 @@ LANGUAGES: Final[Mapping[str, Words]] = {
         "done": "Sie sind angemeldet",
         "done.text": "Sie können dieses Fenster schließen und zur Unterhaltung zurückkehren.",
         "may": "Der Assistent darf nun in Ihrem Namen:",
-        "code": "Noch ein Schritt: Tippen Sie diesen Code in die Unterhaltung",
+        "code": "Noch ein Schritt",
         "code.text": "Sie sind angemeldet. Zugriff erhält der Assistent erst, wenn Sie diesen Code in Ihre "
         "Unterhaltung tippen:",
         "code.only": "Hat Ihnen jemand den Link zu dieser Seite geschickt? Dann sagen Sie niemandem den "
@@ -70,7 +70,7 @@ LANGUAGES: Final[Mapping[str, Words]] = {
         "done": "Vous êtes connecté(e)",
         "done.text": "Vous pouvez fermer cette fenêtre et revenir à la conversation.",
         "may": "L’assistant peut désormais, en votre nom :",
-        "code": "Encore une étape : tapez ce code dans la conversation",
+        "code": "Encore une étape",
         "code.text": "Vous êtes connecté(e). L’assistant n’aura accès que lorsque vous aurez tapé ce code "
         "dans votre conversation :",
         "code.only": "Quelqu’un vous a envoyé le lien vers cette page ? Ne communiquez alors ce code à "
@@ -89,7 +89,7 @@ LANGUAGES: Final[Mapping[str, Words]] = {
         "done": "Ha iniciado sesión",
         "done.text": "Puede cerrar esta ventana y volver a la conversación.",
         "may": "El asistente puede ahora, en su nombre:",
-        "code": "Un paso más: escriba este código en la conversación",
+        "code": "Un paso más",
         "code.text": "Ha iniciado sesión. El asistente solo tendrá acceso cuando escriba este código en su "
         "conversación:",
         "code.only": "¿Alguien le ha enviado el enlace a esta página? Entonces no diga el código a nadie y "
@@ -108,7 +108,7 @@ LANGUAGES: Final[Mapping[str, Words]] = {
         "done": "U bent ingelogd",
         "done.text": "U kunt dit venster sluiten en teruggaan naar het gesprek.",
         "may": "De assistent mag nu namens u:",
-        "code": "Nog één stap: typ deze code in het gesprek",
+        "code": "Nog één stap",
         "code.text": "U bent ingelogd. De assistent krijgt pas toegang als u deze code in uw gesprek typt:",
         "code.only": "Heeft iemand u de link naar deze pagina gestuurd? Geef de code dan aan niemand en "
         "sluit dit venster: er wordt niets gedeeld.",
@@ -126,7 +126,7 @@ LANGUAGES: Final[Mapping[str, Words]] = {
         "done": "התחברת בהצלחה",
         "done.text": "אפשר לסגור את החלון הזה ולחזור לשיחה.",
         "may": "מעכשיו העוזר רשאי, בשמך:",
-        "code": "עוד צעד אחד: יש להקליד את הקוד הזה בשיחה",
+        "code": "עוד צעד אחד",
         "code.text": "התחברת בהצלחה. העוזר יקבל גישה רק אחרי הקלדת הקוד הזה בשיחה שלך:",
         "code.only": "קיבלת את הקישור לדף הזה ממישהו? אין למסור את הקוד לאיש, ואפשר לסגור את החלון הזה: "
         "דבר לא ישותף.",
