@@ -4,7 +4,7 @@ import { after, before, beforeEach, test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
 import grpc from "@grpc/grpc-js";
 import { OPTIONS } from "../src/connection.js";
-import { Unavailable } from "../src/index.js";
+import { TokenVaultClient, Unavailable } from "../src/index.js";
 import { Sidecar, connected, failing } from "./sidecar.js";
 
 const warnings = [];
@@ -55,6 +55,30 @@ test("broken or half-written files change nothing", async () => {
   show("bot-2");
   await sleep(1100);
   assert.equal(await shown(), "bot-2");
+});
+
+test("what is missing in the environment is named, and a file that is none", () => {
+  const environment = { TOKENVAULT_ADDRESS: "127.0.0.1:1", TOKENVAULT_CA: files.ca, TOKENVAULT_KEY: "" };
+  const make = (more) => () => TokenVaultClient.fromEnvironment({}, { ...environment, ...more });
+  assert.throws(make({}), { message: /: TOKENVAULT_CERT, TOKENVAULT_KEY$/ });
+  const key = files.privateKey;
+  assert.throws(make({ TOKENVAULT_CERT: "nowhere.pem", TOKENVAULT_KEY: key }), { message: /nowhere\.pem/ });
+  assert.throws(make({ TOKENVAULT_CERT: key, TOKENVAULT_KEY: key }), { message: `${key}: holds no PEM CERTIFICATE` });
+});
+
+test("a call has its own deadline, the client's, or 10 s; completing 30 s", async () => {
+  const seconds = async (client, call) => {
+    sidecar.answers.push(token);
+    await call(client);
+    return Math.round((sidecar.calls.at(-1).getDeadline() - Date.now()) / 10_000) * 10;
+  };
+  const ask = (options) => (client) => client.getToken("acme", { consumer: "alice", ...options });
+  assert.equal(await seconds(vault, ask({})), 10);
+  assert.equal(await seconds(vault, ask({ timeout: 100 })), 100);
+  assert.equal(await seconds(vault, (client) => client.completeDelegation({ state: "s", code: "c" })), 30);
+  const patient = new TokenVaultClient({ address: `127.0.0.1:${sidecar.port}`, ...files, timeout: 60 });
+  assert.equal(await seconds(patient, ask({})), 60);
+  patient.close();
 });
 
 test("UNAVAILABLE is repeated, four attempts are all", async () => {

@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { inspect } from "node:util";
 import { ConsentRequired, TokenSource, Unavailable } from "../src/index.js";
-import { Token } from "../src/models.js";
+import { Delegated, Delegation, Token } from "../src/models.js";
 
 function made(version, life = 3600, degraded = false) {
   const ends = Math.floor(Date.now() / 1000) + life;
@@ -51,9 +51,15 @@ test("a rejected token does not serve while there is no sidecar", async () => {
   await assert.rejects(source.token({ rejected: "v1" }), Unavailable);
 });
 
-test("no printed form tells a token", () => {
-  const token = made("v1");
-  for (const text of [inspect(token, { showHidden: true, depth: 9 }), JSON.stringify(token), String(token)]) {
-    assert.ok(!text.includes("secret"));
+test("no printed form tells a token, a link, a code or who it is of", () => {
+  const link = new Delegation({ delegation_id: "d-1", authorization_url: "https://as.example/?state=secret" });
+  const consent = new ConsentRequired("challenge the consumer");
+  ConsentRequired.told(consent, link);
+  const context = { consumer: { consumer_id: "secret" }, conversation: { conversation_id: "secret" } };
+  const delegated = new Delegated({ context, subject: "secret", confirmation: { code: "secret" } });
+  for (const it of [made("v1"), link, consent, delegated, new TokenSource(async () => made("v1"))]) {
+    for (const text of [inspect(it, { showHidden: true, depth: 9 }), JSON.stringify(it), String(it)]) {
+      assert.ok(!text.includes("secret"), text);
+    }
   }
 });

@@ -10,6 +10,7 @@ import java.time.Duration;
 import java.time.Instant;
 import java.util.Collections;
 import java.util.List;
+import java.util.Map;
 import java.util.concurrent.Callable;
 import java.util.concurrent.Executors;
 import java.util.concurrent.Future;
@@ -105,9 +106,20 @@ class TokenSourceTest {
 
   @Test
   void noSecretIsInAText() {
-    assertFalse(token("v1", Duration.ofHours(1), false).toString().contains("secret"));
-    assertFalse(TokenRequest.of("acme", Context.consumer("secret")).toString().contains("secret"));
-    assertFalse(new Challenge("d-1", "https://as/?state=secret", Instant.now()).toString().contains("secret"));
+    Context whose = Context.consumer("secret");
+    var link = new Challenge("d-1", "https://as/?state=secret", Instant.now());
+    var code = new Confirmation("secret", Instant.now());
+    for (Object shown :
+        List.of(
+            token("v1", Duration.ofHours(1), false),
+            TokenRequest.of("acme", whose),
+            link,
+            code,
+            new Delegation("acme", whose, List.of(), "", "secret", Map.of("login_hint", "secret")),
+            new Delegated("acme", whose, List.of(), "secret", null, null, code),
+            new TokenVaultException.ConsentRequired(Details.of("no", null, Status.Code.NOT_FOUND), link))) {
+      assertFalse(shown.toString().contains("secret"), shown::toString);
+    }
   }
 
   private static void pause(long milliseconds) {
