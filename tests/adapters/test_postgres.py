@@ -25,6 +25,7 @@ from tests.adapters.store_conformance import (
 from tests.e2e.vaults import eventually
 from tests.postgres.proxy import LossyProxy
 from tests.postgres.server import PASSWORD, PostgresServer
+from tokenvault_sidecar.adapters import postgres_schema
 from tokenvault_sidecar.adapters.postgres import PostgresStore
 from tokenvault_sidecar.adapters.postgres_connections import Connections, PostgresSettings
 from tokenvault_sidecar.adapters.postgres_schema import MIGRATIONS
@@ -92,6 +93,42 @@ class TestOpening:
         postgres_server.sql("UPDATE tokenvault_schema SET version = version + 1", settings.database)
         with pytest.raises(StoreOpenError, match=rf"has schema version {len(MIGRATIONS) + 1}.*newer token"):
             await PostgresStore.open(settings)
+
+    async def test_while_a_newer_version_migrates_the_older_one_serves(
+        self, settings: PostgresSettings, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A rolling upgrade: ten of the newer version start at once beside an older one at work."""
+        async with opened(settings) as older:
+            await older.put_grant(GRANT, replaces=None)
+            counting = asyncio.create_task(_count_up(older))
+            monkeypatch.setattr(postgres_schema, "MIGRATIONS", (*MIGRATIONS, _LATER, "SELECT 1"))
+            newer = await asyncio.gather(*(PostgresStore.open(settings) for _ in range(10)))
+            assert await newer[0].schema_version() == len(MIGRATIONS) + 2
+            await counting
+            row = await older.get_grant(GRANT.key)
+            assert row is not None
+            assert row.sealed == b"100"
+            assert await newer[0].get_grant(GRANT.key) == row
+            assert await lease(older, row)
+            assert not await lease(newer[1], row, unanswered=1)
+            for store in newer:
+                await store.close()
+            monkeypatch.undo()
+            with pytest.raises(StoreOpenError, match="run a newer token vault"):
+                await PostgresStore.open(settings)
+
+    async def test_a_migration_that_fails_changes_nothing(
+        self, settings: PostgresSettings, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        async with opened(settings):
+            pass
+        fails = (*MIGRATIONS, _LATER + "; SELECT 1 / 0")
+        monkeypatch.setattr(postgres_schema, "MIGRATIONS", fails)
+        with pytest.raises(StoreOpenError, match="refuses a statement"):
+            await PostgresStore.open(settings)
+        monkeypatch.setattr(postgres_schema, "MIGRATIONS", (*MIGRATIONS, _LATER))
+        async with opened(settings) as store:
+            assert await store.schema_version() == len(MIGRATIONS) + 1
 
     async def test_another_programs_tables(
         self, settings: PostgresSettings, postgres_server: PostgresServer
@@ -169,6 +206,18 @@ async def comes(ask: Callable[[], Awaitable[T]]) -> T:
 
 GRANT, PENDING = grant_row(), delegation_row()
 NEW_KEYS = [wrapped_key("a"), wrapped_key("b")]
+
+
+_LATER = "ALTER TABLE grants ADD COLUMN later text NOT NULL DEFAULT 'x'"
+
+
+async def _count_up(store: PostgresStore) -> None:
+    """Write a grant's row a hundred times, by compare-and-swap."""
+    for number in range(1, 101):
+        before = await store.get_grant(GRANT.key)
+        assert before is not None
+        row = replace(before, version=f"v{number}", sealed=b"%d" % number)
+        assert await store.put_grant(row, replaces=before.version)
 
 
 async def put_taken(store: PostgresStore) -> None:
@@ -327,7 +376,7 @@ class TestConnectionsThatBreak:
         self, settings: PostgresSettings, postgres_server: PostgresServer
     ) -> None:
         """Four count up by compare-and-swap while every connection is ended every few milliseconds."""
-        counted, rounds = 0, 50
+        counted, rounds = 0, 25
 
         async def count(store: PostgresStore, name: str) -> None:
             nonlocal counted
@@ -410,6 +459,44 @@ class TestConnectionsThatBreak:
                     await connection.execute("SELECT 1 FROM grants FOR UPDATE")
                     assert await comes(lambda: store.put_grant(grant_row(version="v2"), replaces="v1"))
                     await connection.execute("SELECT 1")
+
+
+async def test_after_a_fail_over_all_is_there_that_was_acknowledged() -> None:
+    """The primary crashes for good, its synchronous standby is promoted: the URL names both."""
+    acknowledged: list[bytes] = []
+    ending = asyncio.Event()
+
+    async def write(store: PostgresStore, worker: int) -> None:
+        number = worker * 1_000_000
+        while not ending.is_set():
+            number += 1
+            row = grant_row(number)
+            if await comes(lambda: store.put_grant(row, replaces=None)):  # noqa: B023 awaited
+                acknowledged.append(row.key)
+
+    async def until(count: int) -> None:
+        async with asyncio.timeout(120):
+            while len(acknowledged) < count:  # noqa: ASYNC110 a list
+                await asyncio.sleep(0.02)
+
+    with PostgresServer(durable=True) as primary, PostgresServer(durable=True, standby_of=primary) as standby:
+        primary.sql("ALTER SYSTEM SET synchronous_standby_names = '*'")
+        primary.sql("SELECT pg_reload_conf()")
+        both = replace(
+            primary.settings(primary.create_database()),
+            hosts=("127.0.0.1", "127.0.0.1"),
+            ports=(standby.port, primary.port),
+        )
+        async with opened(both) as store:
+            work = asyncio.gather(*(write(store, worker) for worker in range(4)))
+            await until(100)
+            await asyncio.to_thread(primary.stop, "immediate")
+            await asyncio.to_thread(standby.promote)
+            await until(len(acknowledged) + 100)
+            ending.set()
+            await work
+            for key in acknowledged:
+                assert await store.get_grant(key) is not None
 
 
 class TestAway:

@@ -25,6 +25,7 @@ from tests.e2e.vaults import (
     make_vault,
     running,
 )
+from tests.postgres.server import move_to
 from tests.running import SidecarProcess, caller_files
 from tokenvault import (
     AsyncTokenVaultClient,
@@ -63,9 +64,12 @@ def brief_provider() -> Iterator[OidcProvider]:
         yield provider
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="module", params=["sqlite", "postgres"])
 def sidecar(
-    oidc_provider: OidcProvider, brief_provider: OidcProvider, tmp_path_factory: pytest.TempPathFactory
+    request: pytest.FixtureRequest,
+    oidc_provider: OidcProvider,
+    brief_provider: OidcProvider,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[SidecarProcess]:
     folder = tmp_path_factory.mktemp("vault")
     brands = {
@@ -83,6 +87,8 @@ def sidecar(
     listen = ["127.0.0.1:0", "unix:vault.sock"]
     # The purge stays away, so that a session that is over is seen to be.
     config = make_vault(folder, brands, server={"listen": listen}, housekeeping={"interval": "1h"})
+    if request.param == "postgres":
+        move_to(request.getfixturevalue("postgres_server"), config)
     with SidecarProcess(config) as process:
         yield process
         assert complaints(process) == []

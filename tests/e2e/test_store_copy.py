@@ -9,18 +9,14 @@ from tests.authserver.oidc import OidcProvider
 from tests.e2e.commands import tokenvault
 from tests.e2e.people import call_api, delegate
 from tests.e2e.vaults import brand, connect, make_vault, running
-from tests.postgres.server import PostgresServer
+from tests.postgres.server import PostgresServer, move_to
 
 
-def on_database(config: Path, server: PostgresServer, database: str) -> Path:
-    """The same configuration, its store in this database."""
-    lines = config.read_text().splitlines()
-    keys = f'url = "{server.url(database)}", password_file = "{server.password_file}", sslmode = "disable"'
+def moved_to(server: PostgresServer, config: Path) -> tuple[Path, str]:
+    """The same configuration with its store in a new database, and that one's URL."""
     moved = config.with_name("moved.toml")
-    moved.write_text(
-        "\n".join(f"store = {{ {keys} }}" if line.startswith("store = ") else line for line in lines)
-    )
-    return moved
+    moved.write_text(config.read_text())
+    return moved, server.url(move_to(server, moved))
 
 
 async def test_there_and_back(
@@ -28,9 +24,8 @@ async def test_there_and_back(
 ) -> None:
     folder = tmp_path / "vault"
     config = make_vault(folder, {"acme": brand(folder, oidc_provider.issuer, clients.BASIC)})
-    database = postgres_server.create_database()
-    moved = on_database(config, postgres_server, database)
-    url, file = postgres_server.url(database), str(folder / "tokenvault.db")
+    moved, url = moved_to(postgres_server, config)
+    file = str(folder / "tokenvault.db")
     access = ("--password-file", str(postgres_server.password_file), "--sslmode", "disable")
 
     async with running(config) as sidecar, connect(sidecar) as bot:
@@ -73,7 +68,7 @@ async def test_a_restored_database_is_ambiguous(
     status, _, said = await tokenvault("store", "restored", "--config", config, "--yes")
     assert status == 2
     assert "is a file: `tokenvault restore` does it all" in said
-    moved = on_database(config, postgres_server, postgres_server.create_database())
+    moved, _ = moved_to(postgres_server, config)
     async with running(moved) as sidecar, connect(sidecar) as bot:
         await delegate(bot, "acme", consumer="alice")
         before = await bot.get_token("acme", consumer="alice")

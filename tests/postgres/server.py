@@ -7,6 +7,7 @@ with PostgresServer() as server:
 import itertools
 import os
 import pwd
+import re
 import shutil
 import signal
 import socket
@@ -14,6 +15,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -21,9 +23,12 @@ from types import TracebackType
 from typing import Any, Self
 
 import psycopg
+import pysqlite3
 
-from tokenvault_sidecar.adapters.postgres_connections import PostgresSettings
+from tokenvault_sidecar.adapters.postgres_connections import PostgresSettings, parameters
+from tokenvault_sidecar.config import load_config
 from tokenvault_sidecar.devkit import Issued
+from tokenvault_sidecar.wiring import postgres_settings
 
 PASSWORD = "a-password-of-tests"
 """That of the role "tokenvault"; by TCP it is asked for."""
@@ -32,6 +37,7 @@ _START_SECONDS = 60.0
 _UNPRIVILEGED = "nobody"
 _HBA = """\
 local all all trust
+local replication postgres trust
 host all postgres 127.0.0.1/32 trust
 host all all 127.0.0.1/32 scram-sha-256
 """
@@ -49,7 +55,8 @@ class PostgresServer:
 
     `durable`: it syncs, as a server must; the others are for tests that never
     end it. `settings` are lines of postgresql.conf, `parent` is where the
-    folder is made.
+    folder is made. `standby_of`: it follows this one, which runs, and takes
+    writes once it is promoted.
     """
 
     def __init__(
@@ -58,6 +65,7 @@ class PostgresServer:
         durable: bool = False,
         settings: Mapping[str, str] | None = None,
         parent: Path | None = None,
+        standby_of: "PostgresServer | None" = None,
     ) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="tv-pg-", dir=parent))
         self.port = _free_port()
@@ -72,6 +80,7 @@ class PostgresServer:
         )
         self._process: subprocess.Popen[bytes] | None = None
         self._numbers = itertools.count()
+        self._primary = standby_of
 
     def __enter__(self) -> Self:
         try:
@@ -83,11 +92,16 @@ class PostgresServer:
                 self.folder.chmod(0o711)
                 os.chown(self.folder / "data", self._user.pw_uid, self._user.pw_gid)
                 (self.folder / "data").chmod(0o700)
-            make = [self._bin / "initdb", "-D", self.data, "-U", "postgres", "-A", "trust", "--no-sync"]
-            self._run([*make, "--encoding=UTF8", "--locale=C"])
-            (self.data / "pg_hba.conf").write_text(_HBA)
-            self.start()
-            self.sql(f"CREATE ROLE tokenvault LOGIN PASSWORD '{PASSWORD}'")
+            if self._primary is None:
+                make = [self._bin / "initdb", "-D", self.data, "-U", "postgres", "-A", "trust", "--no-sync"]
+                self._run([*make, "--encoding=UTF8", "--locale=C"])
+                (self.data / "pg_hba.conf").write_text(_HBA)
+                self.start()
+                self.sql(f"CREATE ROLE tokenvault LOGIN PASSWORD '{PASSWORD}'")
+            else:
+                where = ["-h", self._primary.data, "-p", str(self._primary.port), "-U", "postgres"]
+                self._run([self._bin / "pg_basebackup", *where, "-D", self.data, "-R", "-X", "stream"])
+                self.start()
         except BaseException:
             self.__exit__(None, None, None)
             raise
@@ -153,6 +167,10 @@ class PostgresServer:
                 os.chown(path, self._user.pw_uid, -1)
         self.sql("ALTER SYSTEM SET ssl = on")
         self.sql("SELECT pg_reload_conf()")
+
+    def promote(self) -> None:
+        """Have a standby take writes."""
+        self.sql("SELECT pg_promote()")
 
     def freeze(self) -> None:
         """Stop all its processes where they are, as a machine does that is stuck."""
@@ -237,12 +255,30 @@ class PostgresServer:
 def move_to(server: PostgresServer, config: Path) -> str:
     """Have a development folder's configuration keep its grants in a new database there; that one's name."""
     database, text = server.create_database(), config.read_text()
-    before, head, after = text.partition("[store]\n")
-    file, bracket, rest = after.partition("\n[")
-    assert "path = " in file
-    keys = f'url = "{server.url(database)}"\npassword_file = "{server.password_file}"\nsslmode = "disable"\n'
-    config.write_text(before + head + keys + bracket + rest)
+    keys = (
+        f'url = "{server.url(database)}"', f'password_file = "{server.password_file}"', 'sslmode = "disable"'
+    )  # fmt: skip
+    if inline := re.search(r"^store = .*$", text, re.M):
+        text = text.replace(inline[0], f"store = {{ {', '.join(keys)} }}")
+    else:
+        before, _, after = text.partition("[store]\n")
+        file, bracket, rest = after.partition("\n[")
+        assert "path = " in file
+        text = "\n".join([f"{before}[store]", *keys, ""]) + bracket + rest
+    config.write_text(text)
     return database
+
+
+def on_store(config: Path, statement: str) -> list[Any]:
+    """What a statement gives on a configuration's store, be it a file or a database."""
+    store = load_config(config).store
+    if store.url is None:
+        with closing(pysqlite3.connect(str(store.file), isolation_level=None)) as file:
+            rows: list[Any] = file.execute(statement).fetchall()
+            return rows
+    with psycopg.connect(autocommit=True, **parameters(postgres_settings(store))) as connection:
+        cursor = connection.execute(statement)
+        return cursor.fetchall() if cursor.description else []
 
 
 def _free_port() -> int:

@@ -9,7 +9,6 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import pysqlite3
 import pytest
 
 from tests.authserver import clients, proxy
@@ -18,6 +17,8 @@ from tests.authserver.fixtures import StartProvider
 from tests.authserver.oidc import OidcProvider, sha256
 from tests.authserver.plain_client import PlainClient
 from tests.authserver.proxy import FaultProxy, delayed, held
+from tests.postgres.fixtures import PutStore
+from tests.postgres.server import on_store
 from tests.renewal.seeding import BRAND, LIFE, log_in, seeding
 from tests.renewal.sidecars import CALL_SECONDS, another_version, endpoints, running, tune
 from tests.running import make_config
@@ -28,11 +29,12 @@ REVOCATION = "/token/revocation"
 
 
 async def test_while_a_renewal_waits_for_the_server_no_reader_does(
-    tmp_path: Path, start_provider: StartProvider, fault_proxy: FaultProxy
+    tmp_path: Path, start_provider: StartProvider, fault_proxy: FaultProxy, put_store: PutStore
 ) -> None:
     provider = start_provider(registrations=[clients.BASIC])
     fault_proxy.forward_to(provider.port)
     config = make_config(tmp_path / "vault", provider, clients.BASIC)
+    put_store(config)
     tune(config, f"brands.{BRAND}", **endpoints(provider, fault_proxy))
     tune(config, "renewal", redemption_deadline="50s", lease="90s")
     async with seeding(config) as seeder:
@@ -50,10 +52,13 @@ async def test_while_a_renewal_waits_for_the_server_no_reader_does(
     assert redemption.access_token == sha256(token.access_token)
 
 
-async def test_readers_never_find_a_token_that_is_over(tmp_path: Path, start_provider: StartProvider) -> None:
+async def test_readers_never_find_a_token_that_is_over(
+    tmp_path: Path, start_provider: StartProvider, put_store: PutStore
+) -> None:
     """Over several lifetimes, each token is replaced while it lives: no read had to wait for the server."""
     provider = start_provider(registrations=[clients.BASIC], access_token_ttl=6)
     config = make_config(tmp_path / "vault", provider, clients.BASIC)
+    put_store(config)
     people = [f"consumer-{number}" for number in range(10)]
     async with seeding(config) as seeder:
         await seeder.add(await log_in(provider, clients.BASIC, people), age=LIFE - 30, due=True)
@@ -81,12 +86,13 @@ async def test_readers_never_find_a_token_that_is_over(tmp_path: Path, start_pro
             assert issued_at[sha256(after.access_token)] < before.expire_time.timestamp()
 
 
-async def test_the_end_of_a_session(tmp_path: Path, oidc_provider: OidcProvider) -> None:
+async def test_the_end_of_a_session(tmp_path: Path, oidc_provider: OidcProvider, put_store: PutStore) -> None:
     """Alice's is used by the bot, until its absolute end. Bob's is only read by his brand's service: idle.
 
     Both grants are deleted in the end, and their refresh tokens revoked.
     """
     config = make_config(tmp_path / "vault", oidc_provider, clients.BASIC)
+    put_store(config)
     tune(config, f"brands.{BRAND}.consumer", session_idle="1500ms", session_absolute="4s")
     tune(config, "housekeeping", interval="200ms")
     async with running(config) as sidecar:
@@ -105,12 +111,13 @@ async def test_the_end_of_a_session(tmp_path: Path, oidc_provider: OidcProvider)
 
 
 async def test_a_revocation_survives_a_restart(
-    tmp_path: Path, start_provider: StartProvider, fault_proxy: FaultProxy
+    tmp_path: Path, start_provider: StartProvider, fault_proxy: FaultProxy, put_store: PutStore
 ) -> None:
     """The server is away when the grant is invalidated, and comes back when another process runs."""
     provider = start_provider(registrations=[clients.BASIC])
     fault_proxy.forward_to(provider.port)
     config = make_config(tmp_path / "vault", provider, clients.BASIC)
+    put_store(config)
     tune(config, f"brands.{BRAND}", **endpoints(provider, fault_proxy))
     tune(config, "housekeeping", interval="200ms")
     (answer,) = (await log_in(provider, clients.BASIC, ["alice"])).values()
@@ -129,7 +136,7 @@ async def test_a_revocation_survives_a_restart(
             await sidecar.bot.get_token(BRAND, consumer="alice")
     assert rows(config, "revocations") == 2
     assert revoked(provider) == set()
-    change(config, "UPDATE revocations SET due_at = due_at - 120")  # two minutes later
+    on_store(config, "UPDATE revocations SET due_at = due_at - 120")  # two minutes later
     fault_proxy.clear()
     fault_proxy.forward_to(provider.port)
     tokens = {sha256(str(answer[name])) for name in ("refresh_token", "access_token")}
@@ -142,10 +149,11 @@ async def test_a_revocation_survives_a_restart(
 
 
 async def test_the_id_token_is_renewed_together_with_the_access_token(
-    tmp_path: Path, start_provider: StartProvider
+    tmp_path: Path, start_provider: StartProvider, put_store: PutStore
 ) -> None:
     provider = start_provider(registrations=[clients.BASIC], id_token_ttl=2)
     config = make_config(tmp_path / "vault", provider, clients.BASIC)
+    put_store(config)
     async with running(config) as sidecar:
         await delegate(sidecar.bot, "alice")
 
@@ -204,16 +212,7 @@ def revoked(provider: OidcProvider) -> set[str | None]:
 
 
 def rows(config: Path, table: str) -> int:
-    return int(change(config, f"SELECT count(*) FROM {table}")[0][0])
-
-
-def change(config: Path, sql: str) -> list[Any]:
-    connection = pysqlite3.connect(str(config.with_name("tokenvault.db")), isolation_level=None)
-    try:
-        found: list[Any] = connection.execute(sql).fetchall()
-        return found
-    finally:
-        connection.close()
+    return int(on_store(config, f"SELECT count(*) FROM {table}")[0][0])
 
 
 def claims(token: Token) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from tests.authserver import clients, proxy
 from tests.authserver.fixtures import StartProvider
 from tests.authserver.oidc import OidcProvider
 from tests.authserver.proxy import Fault, FaultProxy, delayed, held, slow_loris, status
+from tests.postgres.fixtures import PutStore
 from tests.renewal.seeding import BRAND, LIFE, log_in, seeding
 from tests.renewal.sidecars import add_brand, another_version, running, tune
 from tests.running import make_config
@@ -202,12 +203,13 @@ def test_a_token_that_still_lives(seen: dict[tuple[str, float], Seen], name: str
 
 
 async def test_one_brands_outage_delays_no_other_brand(
-    tmp_path: Path, start_provider: StartProvider, fault_proxy: FaultProxy
+    tmp_path: Path, start_provider: StartProvider, fault_proxy: FaultProxy, put_store: PutStore
 ) -> None:
     """More grants of one brand wait than its server may be asked for at once: others notice nothing."""
     provider = start_provider(registrations=[clients.BASIC])
     fault_proxy.forward_to(provider.port)
     config = make_config(tmp_path / "vault", provider, clients.BASIC)
+    put_store(config)
     tune(config, "renewal", redemption_deadline="50s", lease="90s")
     add_brand(config, "slow", provider, clients.BASIC, fault_proxy)
     people = [f"consumer-{number}" for number in range(SLOTS + 8)]

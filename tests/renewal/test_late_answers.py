@@ -1,31 +1,34 @@
-"""Two sidecars' cores over one file. One sleeps past its lease: what it brings late is used by nobody.
+"""Two sidecars' cores over one store. One sleeps past its lease: what it brings late is used by nobody.
 
 And harms nobody: the server's revocation of one token ends its whole family.
 """
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from tests.adapters.store_conformance import Stand
+from tests.adapters.test_store_conformance import postgres, sqlite
 from tests.authserver import clients
 from tests.authserver.fixtures import StartProvider
 from tests.authserver.oidc import OidcProvider
 from tests.authserver.plain_client import PlainClient
 from tests.authserver.proxy import FaultProxy, held
-from tests.core.world import ALICE, HandClock, World, keyring
+from tests.core.world import ALICE, World, keyring
 from tests.renewal.seeding import BRAND, LIFE, Seeder, grant_of, log_in
 from tests.renewal.sidecars import server_of
-from tokenvault_sidecar.adapters.sqlite import SqliteStore
 from tokenvault_sidecar.core.errors import GrantNotFound, ServerUnavailable
 from tokenvault_sidecar.core.renewal import RenewalSettings
 from tokenvault_sidecar.core.tokens import IssuedToken
 
 WAIT = 30.0
+
+PassTime = Callable[[float], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,14 +39,14 @@ class Pair:
     peer: World
     provider: OidcProvider
     proxy: FaultProxy
-    lease_clock: HandClock
+    pass_time: PassTime
 
     async def fall_asleep(self, held_back: asyncio.Event) -> "asyncio.Task[IssuedToken]":
         """A redemption of which the server's answer is held; its lease is over."""
         self.proxy.queue(held(held_back))
         call = asyncio.create_task(self.asleep.get())
         await self.proxy.until_acted(self.proxy.acted() + 1)
-        self.lease_clock.advance(2 * WAIT + 1)
+        self.pass_time(2 * WAIT + 1)
         return call
 
     async def settle(self) -> None:
@@ -62,18 +65,27 @@ class Pair:
         return (await self.client.userinfo(renewed.access_token.reveal())).status_code == 200
 
 
+@pytest.fixture(params=["sqlite", "postgres"])
+async def doors(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Stand]:
+    """A store and another door to it."""
+    if request.param == "sqlite":
+        made = sqlite(tmp_path)
+    else:
+        made = postgres(request.getfixturevalue("postgres_server"))
+    async with made as stand:
+        yield stand
+
+
 @pytest.fixture
-async def pair(tmp_path: Path, start_provider: StartProvider, fault_proxy: FaultProxy) -> AsyncIterator[Pair]:
+async def pair(doors: Stand, start_provider: StartProvider, fault_proxy: FaultProxy) -> AsyncIterator[Pair]:
     """The server does not rotate refresh tokens: it answers both, and both answers are good."""
     provider = start_provider(registrations=[clients.BASIC], rotate=False)
     fault_proxy.forward_to(provider.port)
     answers = await log_in(provider, clients.BASIC, ["alice"])
-    lease_clock, keys = HandClock(), keyring()
+    keys = keyring()
     async with AsyncExitStack() as stack:
         worlds = []
-        for _ in range(2):
-            store = SqliteStore.open(tmp_path / "vault.db", lease_clock=lease_clock)
-            stack.push_async_callback(store.close)
+        for store in (doors.store, doors.peer):
             world = World(
                 store=store, keys=keys, wall=time.time, settings=RenewalSettings(WAIT, 2 * WAIT, 2 * WAIT)
             )
@@ -82,7 +94,7 @@ async def pair(tmp_path: Path, start_provider: StartProvider, fault_proxy: Fault
             world.vault.servers = {BRAND: server}
             worlds.append(world)
         await Seeder(store, world.vault.sealer, margin=60.0).add(answers, age=LIFE + 100)
-        pair = Pair(worlds[0], worlds[1], provider, fault_proxy, lease_clock)
+        pair = Pair(worlds[0], worlds[1], provider, fault_proxy, doors.pass_time)
         yield pair
         await pair.settle()
 
