@@ -21,6 +21,7 @@ from tests.e2e.scripted import consent, issuing, token_path
 from tests.e2e.vaults import BOT, PATIENCE, connect, eventually, running
 from tests.ops.ports import Said, get
 from tests.ops.test_metrics import scrape, value
+from tests.postgres.server import PostgresServer
 from tests.running import CannotStart, SidecarProcess
 from tests.workers.team import (
     CONNECTIONS,
@@ -112,7 +113,19 @@ def _come_back(place: str, query: dict[str, str]) -> int:
         connection.close()
 
 
-async def test_one_killed_under_load_is_replaced_and_counts_go_on(config: Path) -> None:
+@pytest.mark.parametrize("store", ["sqlite", "postgres"])
+async def test_one_killed_under_load_is_replaced_and_counts_go_on(
+    store: str, config: Path, request: pytest.FixtureRequest
+) -> None:
+    if store == "postgres":
+        database: PostgresServer = request.getfixturevalue("postgres_server")
+        steered = Configuration(config)
+        steered.content["store"] = {
+            "url": database.url(database.create_database()),
+            "password_file": str(database.password_file),
+            "sslmode": "disable",
+        }
+        steered.write()
     await seed(config)
     async with running(config) as sidecar:
 
@@ -173,11 +186,17 @@ async def test_one_that_hangs_is_told_of(config: Path) -> None:
         hung = pids(sidecar)[1]
         os.kill(hung, signal.SIGSTOP)
         try:
-            assert await get(sidecar, "/livez") == Said(503, "worker 1: no answer\n")
-            assert await get(sidecar, "/readyz") == Said(503, "worker 1: no answer\n")
+            for path in ("/livez", "/readyz"):
+                answer = await get(sidecar, path)
+                assert answer.status == 503
+                assert "worker 1: no answer\n" in answer.text
         finally:
             os.kill(hung, signal.SIGCONT)
-        assert await get(sidecar, "/livez") == Said(200, "alive\n")
+
+        async def alive() -> bool:
+            return await get(sidecar, "/livez") == Said(200, "alive\n")
+
+        await eventually(alive)
 
 
 async def test_a_reload_is_all_workers(config: Path) -> None:
