@@ -65,10 +65,10 @@ test: $(STAMP) ## run the tests, a few files at a time; JOBS=0 for one after the
 test-clients: $(STAMP) ## play one scenario with every language's client: a table of language × step
 	@$(BIN)/python -m tests.clients
 
-test-go: $(STAMP) ## the Go client's tests and example, where Go is: a minute the first time
+test-go: $(STAMP) ## the Go client's tests and example, where Go is: two minutes the first time, then 10 s
 	$(BIN)/pytest tests/client/go_client.py
 
-test-java: $(STAMP) ## the Java client's tests and example, where Maven is: a minute the first time
+test-java: $(STAMP) ## the Java client's tests and example, where Maven is: two minutes the first time, then 40 s
 	$(BIN)/pytest tests/client/java_client.py
 
 test-from-proto: $(STAMP) ## the C++ and Rust programs of client/README.md, where the tools are: two minutes the first time
