@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -24,6 +25,7 @@ from tokenvault_sidecar.core.errors import (
     SubjectMismatch,
 )
 from tokenvault_sidecar.core.model import Context, ContextKind, Delegated, DelegationStatus, Secret
+from tokenvault_sidecar.core.ports import DelegationRow, GrantRow
 
 GUARDED = replace(ACME, confirms=True)
 BOTH = pytest.mark.parametrize("context", [ALICE, CHAT], ids=lambda context: context.kind)
@@ -343,6 +345,54 @@ async def test_the_store_is_away_when_the_code_is_brought(world: World) -> None:
     world.store.down = False
     assert await refused(world, challenge, other(code)) == TRIES - 1
     await confirm(world, challenge, code)
+
+
+class Untold(MemoryStore):
+    """Does what it is asked, and says once of each that it could not."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.told: set[str] = set()
+
+    async def put_grant(self, row: GrantRow, **given: Any) -> bool:
+        return self._tell("put_grant", await super().put_grant(row, **given))
+
+    async def change_taken(self, row: DelegationRow, **given: Any) -> bool:
+        return self._tell("change_taken", await super().change_taken(row, **given))
+
+    async def end_taken(self, row: DelegationRow, **given: Any) -> bool:
+        return self._tell("end_taken", await super().end_taken(row, **given))
+
+    def _tell(self, what: str, done: bool) -> bool:
+        if what not in self.told:
+            self.told.add(what)
+            raise StoreUnavailable("the connection broke", retry_after=1.0)
+        return done
+
+
+async def test_what_was_stored_but_not_told_so_is_neither_lost_nor_done_twice() -> None:
+    store = Untold()
+    world = World(store=store, brand=GUARDED)
+    challenge, code = await log_in(world)
+    assert len(store.revocations) == 2
+    store.told.remove("change_taken")
+    with pytest.raises(StoreUnavailable):
+        await confirm(world, challenge, other(code))
+    assert await refused(world, challenge, other(code)) == TRIES - 1
+    with pytest.raises(StoreUnavailable):
+        await confirm(world, challenge, code)
+    assert await confirm(world, challenge, code)
+    assert await world.get()
+    assert not store.revocations
+    guessed, code = await log_in(world, CHAT)
+    for number in range(1, TRIES):
+        await refused(world, guessed, other(code, number))
+    with pytest.raises(StoreUnavailable):
+        await confirm(world, guessed, other(code, TRIES))
+    assert await refused(world, guessed, other(code, TRIES)) == 0
+    await pass_time(world, GUARDED.delegation_lifetime + 1)
+    assert len(world.server.revoked) == 1  # a conversation's refresh token is never kept
+    await world.settle()
 
 
 async def test_what_a_peer_with_a_faster_clock_is_revoking_is_not_confirmed(world: World) -> None:
