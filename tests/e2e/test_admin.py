@@ -18,8 +18,10 @@ from tests.e2e.canaries import Canaries
 from tests.e2e.commands import tokenvault
 from tests.e2e.scripted import consent, delegate, issuing, scripted_brand, token_path
 from tests.e2e.vaults import PATIENCE, Whose, connect, make_vault, running
+from tests.postgres.fixtures import PutStore
 from tests.running import COMMAND, SidecarProcess
 from tokenvault import AsyncTokenVaultClient, GrantNotFound, StateNotFound
+from tokenvault_sidecar.config import load_config
 
 
 @dataclass
@@ -55,7 +57,7 @@ class Stage:
 
 
 @pytest.fixture
-async def stage(tmp_path: Path) -> AsyncIterator[Stage]:
+async def stage(tmp_path: Path, put_store: PutStore) -> AsyncIterator[Stage]:
     secrets = Canaries()
     subject = secrets.plant("subject")
     async with ScriptedServer() as server:
@@ -73,6 +75,7 @@ async def stage(tmp_path: Path) -> AsyncIterator[Stage]:
             server.on(f"/{name}/revoke", Reply())
             brands[name] = scripted_brand(server, name)
         config = make_vault(tmp_path / "vault", brands, housekeeping={"interval": "500ms"})
+        put_store(config)
         secrets.know("KEK", (config.parent / "kek").read_text().strip())
         anna, berta, chat = (secrets.plant(f"id {number}") for number in range(3))
         async with running(config) as sidecar, connect(sidecar) as bot:
@@ -184,28 +187,42 @@ async def test_stats_count_and_find_the_process(stage: Stage) -> None:
     ]
     waiting = ("ambiguous_grants", "due_renewals", "pending_delegations", "waiting_revocations")
     assert [found[name] for name in waiting] == [0, 0, 1, 0]
-    assert found["process"]["pid"] == stage.sidecar.pid
-    assert 20e6 < found["process"]["resident_memory_bytes"] < 1e9
     assert {key["purpose"] for key in found["keys"]} == {"index", "data"}
     assert all(0 <= key["age_seconds"] < 600 for key in found["keys"])
-    store = stage.config.parent / "tokenvault.db"
-    assert 0 < found["store"]["bytes"] <= store.stat().st_size
-    assert found["store"]["write_ahead_log_bytes"] > 0
     status, out, _ = await stage.run("stats")
-    assert re.search(rf"^process +{stage.sidecar.pid}$", out, re.MULTILINE)
-    assert re.search(r"^memory +\d+\.\d MB$", out, re.MULTILINE)
     assert re.search(r"^  acme conversation +1$", out, re.MULTILINE)
-
-    await asyncio.to_thread(stage.sidecar.stop)
-    status, out, _ = await stage.run("stats", "--json")
-    assert json.loads(out)["process"] == {"pid": None, "resident_memory_bytes": None}
-    assert len(await stage.rows()) == 4
+    url = load_config(stage.config).store.url
+    if url is not None:
+        assert found["store"]["url"] == str(url)
+        assert found["store"]["bytes"] > 0
+        assert re.search(rf"^store +{re.escape(str(url))}, schema \d+$", out, re.MULTILINE)
+    else:
+        await _stats_of_the_file(stage, found, out)
     (stage.config.parent / "kek").write_text(
         (stage.config.parent / "kek").read_text()[::-1].strip("=\n") + "="
     )
     status, _, err = await stage.run("grants", "list")
     assert (status, "KEK" in err) == (2, True)
-    store.unlink()
-    status, _, err = await stage.run("stats")
+
+
+async def _stats_of_the_file(stage: Stage, found: dict[str, Any], out: str) -> None:
+    store = stage.config.parent / "tokenvault.db"
+    assert found["process"]["pid"] == stage.sidecar.pid
+    assert 20e6 < found["process"]["resident_memory_bytes"] < 1e9
+    assert 0 < found["store"]["bytes"] <= store.stat().st_size
+    assert found["store"]["write_ahead_log_bytes"] > 0
+    assert re.search(rf"^process +{stage.sidecar.pid}$", out, re.MULTILINE)
+    assert re.search(r"^memory +\d+\.\d MB$", out, re.MULTILINE)
+    await asyncio.to_thread(stage.sidecar.stop)
+    _, out, _ = await stage.run("stats", "--json")
+    assert json.loads(out)["process"] == {"pid": None, "resident_memory_bytes": None}
+    assert len(await stage.rows()) == 4
+
+
+async def test_a_store_that_is_not_there_is_not_made(tmp_path: Path) -> None:
+    async with ScriptedServer() as server:
+        config = make_vault(tmp_path / "vault", {"acme": scripted_brand(server, "acme")})
+    store = config.parent / "tokenvault.db"
+    status, _, err = await tokenvault("stats", "--config", config)
     assert (status, err) == (2, f"{store}: is not there: the first start of a sidecar makes it\n")
     assert not store.exists()

