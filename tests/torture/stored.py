@@ -1,5 +1,6 @@
 """What the sidecars have committed: their database, opened by the core's own keys, read and never written."""
 
+import time
 from collections.abc import Iterable
 from contextlib import closing
 from dataclasses import dataclass
@@ -20,6 +21,8 @@ from tokenvault_sidecar.wiring import keks, postgres_settings
 _GRANTS = "SELECT key, brand, kind, version, sealed, purge_at, unanswered FROM grants"
 _KEYS = "SELECT id, purpose, kek, wrapped, created_at FROM keys ORDER BY created_at, "
 
+
+_RESTART_SECONDS = 60.0
 
 _Read = tuple[list[WrappedKey], dict[bytes, Any]]
 
@@ -60,10 +63,18 @@ class StoredGrants:
             return keys, {row[0]: row for row in connection.execute(_GRANTS).fetchall()}
 
     def _read_database(self) -> _Read:
-        with psycopg.connect(**parameters(postgres_settings(self._store))) as connection:
-            connection.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
-            keys = [WrappedKey(*row) for row in connection.execute(_KEYS + "number").fetchall()]
-            return keys, {row[0]: row for row in connection.execute(_GRANTS).fetchall()}
+        """Waits while it is restarted."""
+        until = time.monotonic() + _RESTART_SECONDS
+        while True:
+            try:
+                with psycopg.connect(**parameters(postgres_settings(self._store))) as connection:
+                    connection.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
+                    keys = [WrappedKey(*row) for row in connection.execute(_KEYS + "number").fetchall()]
+                    return keys, {row[0]: row for row in connection.execute(_GRANTS).fetchall()}
+            except psycopg.OperationalError:
+                if time.monotonic() > until:
+                    raise
+                time.sleep(0.05)
 
 
 def _open(
