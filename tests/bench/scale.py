@@ -64,8 +64,8 @@ def main() -> None:
             if options.store != "postgresql":
                 _measure(*(_in_file(config, number) for number in grants), plan=plan)
             if options.store != "sqlite":
-                # On the disk of the stores, and syncing: as a server is run.
-                with PostgresServer(durable=True, settings=SERVER, parent=options.folder) as database:
+                # It need not sync: what is measured are reads.
+                with PostgresServer(settings=SERVER, parent=options.folder) as database:
                     _measure(*(_in_database(config, number, database) for number in grants), plan=plan)
         except Failed as problem:
             sys.exit(f"bench-scale: {problem}")

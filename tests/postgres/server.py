@@ -25,6 +25,7 @@ from typing import Any, Self
 import psycopg
 import pysqlite3
 
+from tests.postgres.far import FarHost
 from tokenvault_sidecar.adapters.postgres_connections import PostgresSettings, parameters
 from tokenvault_sidecar.config import load_config
 from tokenvault_sidecar.devkit import Issued
@@ -43,7 +44,6 @@ host all all 127.0.0.1/32 scram-sha-256
 """
 _QUICK = {"fsync": "off", "full_page_writes": "off"}
 _SETTINGS = {
-    "listen_addresses": "127.0.0.1",
     "max_connections": "100",
     "shared_buffers": "32MB",
     "password_encryption": "scram-sha-256",
@@ -55,8 +55,8 @@ class PostgresServer:
 
     `durable`: it syncs, as a server must; the others are for tests that never
     end it. `settings` are lines of postgresql.conf, `parent` is where the
-    folder is made. `standby_of`: it follows this one, which runs, and takes
-    writes once it is promoted.
+    folder is made, `host` where it runs if not here. `standby_of`: it follows
+    this one, which runs, and takes writes once it is promoted.
     """
 
     def __init__(
@@ -66,11 +66,15 @@ class PostgresServer:
         settings: Mapping[str, str] | None = None,
         parent: Path | None = None,
         standby_of: "PostgresServer | None" = None,
+        host: FarHost | None = None,
     ) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="tv-pg-", dir=parent))
         self.port = _free_port()
         self.password_file = self.folder / "password"
         self._settings = ({} if durable else _QUICK) | _SETTINGS | dict(settings or {})
+        self.address = host.address if host else "127.0.0.1"
+        self._settings["listen_addresses"] = self.address
+        self._host = host
         self._user = pwd.getpwnam(_UNPRIVILEGED) if os.geteuid() == 0 else None
         # Not by Popen's `user`: that forks, and gRPC's threads here may then hang the child.
         self._as_user = (
@@ -95,7 +99,8 @@ class PostgresServer:
             if self._primary is None:
                 make = [self._bin / "initdb", "-D", self.data, "-U", "postgres", "-A", "trust", "--no-sync"]
                 self._run([*make, "--encoding=UTF8", "--locale=C"])
-                (self.data / "pg_hba.conf").write_text(_HBA)
+                others = f"hostssl all all {self._host.network} scram-sha-256\n" if self._host else ""
+                (self.data / "pg_hba.conf").write_text(_HBA + others)
                 self.start()
                 self.sql(f"CREATE ROLE tokenvault LOGIN PASSWORD '{PASSWORD}'")
             else:
@@ -126,10 +131,11 @@ class PostgresServer:
     def start(self) -> None:
         """Start it, and wait until it takes connections."""
         options = self._settings | {"port": str(self.port), "unix_socket_directories": str(self.data)}
+        prefix = self._host.run if self._host else ()
         arguments = [part for name, value in options.items() for part in ("-c", f"{name}={value}")]
         with (self.folder / "log").open("ab") as log:
             self._process = subprocess.Popen(
-                [*self._as_user, self._bin / "postgres", "-D", self.data, *arguments],
+                [*prefix, *self._as_user, self._bin / "postgres", "-D", self.data, *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -208,7 +214,7 @@ class PostgresServer:
     def settings(self, database: str, **changes: Any) -> PostgresSettings:
         """How a store comes to this database: by TCP, with the password."""
         settings = PostgresSettings(
-            hosts=("127.0.0.1",),
+            hosts=(self.address,),
             ports=(self.port,),
             user="tokenvault",
             database=database,
@@ -220,7 +226,7 @@ class PostgresServer:
         return replace(settings, **changes)
 
     def url(self, database: str) -> str:
-        return f"postgresql://tokenvault@127.0.0.1:{self.port}/{database}"
+        return f"postgresql://tokenvault@{self.address}:{self.port}/{database}"
 
     def _family(self) -> list[int]:
         assert self._process is not None
