@@ -2,10 +2,12 @@
 
 import argparse
 import asyncio
+import itertools
+import secrets
 import sys
 import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 
@@ -17,6 +19,7 @@ from tests.postgres.server import PostgresServer, move_to
 from tests.running import SidecarProcess
 from tokenvault_sidecar.adapters.postgres import PostgresStore
 from tokenvault_sidecar.config import Config, load_config
+from tokenvault_sidecar.core.ports import GrantRow
 from tokenvault_sidecar.wiring import open_store
 
 AIM = 1.1
@@ -24,6 +27,9 @@ AIM = 1.1
 RATE = 200.0
 """Calls a second: what both sides can answer at ease, so that latency is not a queue's."""
 
+_AT_ONCE = 32
+_RENEWING = 5.0
+"""Seconds."""
 SERVER = {"shared_buffers": "512MB", "max_wal_size": "4GB"}
 
 
@@ -62,11 +68,17 @@ def main() -> None:
         grants = options.grants, options.few
         try:
             if options.store != "postgresql":
-                _measure(*(_in_file(config, number) for number in grants), plan=plan)
+                many, few = (_in_file(config, number) for number in grants)
+                _measure(many, few, plan=plan)
+                asyncio.run(_renewing(few))
             if options.store != "sqlite":
                 # It need not sync: what is measured are reads.
                 with PostgresServer(settings=SERVER, parent=options.folder) as database:
                     _measure(*(_in_database(config, number, database) for number in grants), plan=plan)
+                with PostgresServer(durable=True, parent=options.folder) as database:
+                    few = _in_database(config, options.few, database)
+                    asyncio.run(vault.fill(load_config(few.config), few.grants))
+                    asyncio.run(_renewing(few))
         except Failed as problem:
             sys.exit(f"bench-scale: {problem}")
 
@@ -146,6 +158,31 @@ def _starting(many: Side, few: Side, pairs: int) -> None:
                 taken[side].append(time.monotonic() - began)
                 sidecar.kill()
     _print(f"{many.store}: start", (median(taken[many]), median(taken[few])), "s")
+
+
+async def _renewing(side: Side) -> None:
+    """What a store takes of the core's renewals: the lease, then the answer, each committed and synced."""
+    async with vault.opened(load_config(side.config)) as (store, sealer):
+        now = time.time()
+        news = [vault.row(sealer, number, now) for number in range(side.grants)]
+        renewed, until = 0, time.monotonic() + _RENEWING
+
+        async def renew(some: list[GrantRow]) -> None:
+            nonlocal renewed
+            for new in itertools.cycle(some):
+                if time.monotonic() > until:
+                    return
+                old = await store.get_grant(new.key)
+                assert old
+                again = replace(new, version=secrets.token_urlsafe(16))
+                assert await store.acquire_lease(
+                    old.key, version=old.version, unanswered=0, owner="bench", seconds=60
+                )
+                assert await store.put_grant(again, replaces=old.version, owner="bench")
+                renewed += 1
+
+        await asyncio.gather(*(renew(news[start::_AT_ONCE]) for start in range(min(_AT_ONCE, side.grants))))
+    print(f"{side.store}: {renewed / _RENEWING:,.0f} renewals stored a second, {_AT_ONCE} at once")
 
 
 def _latency(found: Comparison, which: str) -> tuple[float, float]:

@@ -3,6 +3,8 @@
 import asyncio
 import secrets
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 from tokenvault.v1 import token_vault_pb2 as pb
@@ -11,14 +13,14 @@ from tokenvault_sidecar.adapters.keyring import open_keyring
 from tokenvault_sidecar.config import Config
 from tokenvault_sidecar.core import lifecycle
 from tokenvault_sidecar.core.model import Context, ContextKind, Grant, Secret, Session, TokenSet
-from tokenvault_sidecar.core.ports import GrantRow
+from tokenvault_sidecar.core.ports import GrantRow, Store
 from tokenvault_sidecar.core.sealing import Sealer
 from tokenvault_sidecar.wiring import keks, open_store
 
 BRAND = "acme"
 TOKEN_BYTES = 2048
 _LIFE = 3600.0
-_BATCH = 1000
+_BATCH = 200
 NOWHERE = "http://127.0.0.1:9"
 _CHANGES = {
     "[server]": 'log_level = "warning"',
@@ -54,19 +56,25 @@ def configure(directory: Path, authorization_server: str = NOWHERE) -> Path:
     return path
 
 
+@asynccontextmanager
+async def opened(config: Config) -> AsyncIterator[tuple[Store, Sealer]]:
+    """Its store, made where it is missing, and what seals for it."""
+    store = await open_store(config)
+    try:
+        yield store, Sealer(await open_keyring(store, keks(config)[0], time.time()))
+    finally:
+        await store.close()
+
+
 async def fill(config: Config, grants: int, *, first: int = 0) -> None:
     """Store this many consumers' grants, sealed, their tokens fresh for an hour."""
     now = time.time()
-    store = await open_store(config)
-    try:
-        sealer = Sealer(await open_keyring(store, keks(config)[0], now))
+    async with opened(config) as (store, sealer):
         end = first + grants
         for start in range(first, end, _BATCH):
             rows = [row(sealer, number, now) for number in range(start, min(start + _BATCH, end))]
             added = await asyncio.gather(*(store.put_grant(new, replaces=None) for new in rows))
             assert all(added)
-    finally:
-        await store.close()
 
 
 def request(number: int) -> bytes:
