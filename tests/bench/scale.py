@@ -143,6 +143,7 @@ def _serving(many: Side, few: Side, plan: Plan) -> None:
             progress=lambda number, ratio: say(f"  round {number:>2}: CPU {ratio:.2f}"),
         )
         memory = _memory(ours), _memory(theirs)
+    _print(f"{many.store}: CPU a call", (found.subject.cpu_us, found.base.cpu_us), "µs")
     _print(f"{many.store}: p50", _latency(found, "p50_us"), "ms")
     _print(f"{many.store}: p99", _latency(found, "p99_us"), "ms")
     _print(f"{many.store}: memory", (memory[0] / 1e6, memory[1] / 1e6), "MB")

@@ -74,11 +74,11 @@ def test_many_grants_are_measured_against_few() -> None:
         check=False,
     )
     found = re.findall(
-        r"^(\w+): (\w+): ([\d.]+) (\w+) against ([\d.]+) \w+: [\d.]+, aim 1.1 (?:met|missed)$",
+        r"^(\w+): ([\w ]+): ([\d.]+) (\w+) against ([\d.]+) \w+: [\d.]+, aim 1.1 (?:met|missed)$",
         done.stdout,
         re.M,
     )
-    figures = ("p50", "ms"), ("p99", "ms"), ("memory", "MB"), ("start", "s")
+    figures = ("CPU a call", "µs"), ("p50", "ms"), ("p99", "ms"), ("memory", "MB"), ("start", "s")
     assert [(store, what, unit) for store, what, _, unit, _ in found] == [
         (store, *figure) for store in ("SQLite", "PostgreSQL") for figure in figures
     ], done.stdout + done.stderr
