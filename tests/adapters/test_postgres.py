@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import os
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import asdict, replace
@@ -27,7 +29,7 @@ from tests.postgres.proxy import LossyProxy
 from tests.postgres.server import PASSWORD, PostgresServer
 from tokenvault_sidecar.adapters import postgres_schema
 from tokenvault_sidecar.adapters.postgres import PostgresStore
-from tokenvault_sidecar.adapters.postgres_connections import Connections, PostgresSettings
+from tokenvault_sidecar.adapters.postgres_connections import ANSWER, Connections, PostgresSettings
 from tokenvault_sidecar.adapters.postgres_schema import MIGRATIONS
 from tokenvault_sidecar.adapters.stores import StoreOpenError
 from tokenvault_sidecar.core.errors import StoreUnavailable
@@ -35,6 +37,8 @@ from tokenvault_sidecar.core.ports import Completion
 from tokenvault_sidecar.devkit import DevelopmentCA
 
 T = TypeVar("T")
+
+ISOLATION = ("read committed", "repeatable read", "serializable")
 
 AT_ONCE = 20.0
 """Seconds that are more than any time-out, and less than a hang."""
@@ -74,11 +78,34 @@ class TestOpening:
             assert await store.schema_version() == len(MIGRATIONS)
             assert await store.put_grant(grant_row(), replaces=None)
 
-    async def test_thirty_migrate_at_once(self, settings: PostgresSettings) -> None:
+    @pytest.mark.parametrize("isolation", ISOLATION)
+    async def test_thirty_migrate_at_once(
+        self, settings: PostgresSettings, postgres_server: PostgresServer, isolation: str
+    ) -> None:
+        isolate(postgres_server, settings, isolation)
         stores = await asyncio.gather(*(PostgresStore.open(settings) for _ in range(30)))
         assert await stores[0].schema_version() == len(MIGRATIONS)
         for store in stores:
             await store.close()
+
+    @pytest.mark.parametrize("isolation", ISOLATION)
+    async def test_two_make_one_set_of_keys(
+        self, settings: PostgresSettings, postgres_server: PostgresServer, isolation: str
+    ) -> None:
+        """Both wait for their turn; whatever the default is, the second sees what the first did."""
+        isolate(postgres_server, settings, isolation)
+        waiting = "SELECT count(*) FROM pg_stat_activity WHERE datname = %s AND wait_event_type = 'Lock'"
+
+        async def both_wait() -> bool:
+            return postgres_server.sql(waiting, "postgres", settings.database) == [(2,)]
+
+        async with opened(settings) as one, opened(settings) as other:
+            with holding(postgres_server, settings, "SELECT 1 FROM tokenvault_schema FOR UPDATE"):
+                first = asyncio.create_task(comes(lambda: one.add_keys([wrapped_key("a")], first=True)))
+                second = asyncio.create_task(comes(lambda: other.add_keys([wrapped_key("b")], first=True)))
+                await eventually(both_wait)
+            assert sorted(await asyncio.gather(first, second)) == [False, True]
+            assert len(await one.get_keys()) == 1
 
     async def test_a_command_makes_none(self, settings: PostgresSettings) -> None:
         with pytest.raises(StoreOpenError, match="holds no store yet: the first start of a sidecar"):
@@ -331,6 +358,15 @@ class TestTls:
 
 
 class TestConnectionsThatBreak:
+    async def test_none_is_forgotten_or_sends_late(self, settings: PostgresSettings) -> None:
+        connections = Connections(settings)
+        async with connections.use(ANSWER) as connection:
+            with socket.socket(fileno=os.dup(connection.fileno())) as end:
+                assert end.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+                assert end.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) <= 60
+                assert end.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == ANSWER * 1000
+        await connections.close()
+
     @pytest.mark.parametrize("name", LOST)
     async def test_an_answer_that_is_lost_is_asked_for_again(
         self, settings: PostgresSettings, name: str
@@ -344,6 +380,22 @@ class TestConnectionsThatBreak:
             for prepare in before:
                 assert await prepare(store) is not False
             proxy.lose(lost)
+            assert await change(store) is True
+            assert proxy.lost == 1
+
+    @pytest.mark.parametrize("name", LOST)
+    async def test_what_comes_late_is_not_taken_for_anothers(
+        self, settings: PostgresSettings, name: str
+    ) -> None:
+        """The connection broke, and it was on its way still: it is done just before it is repeated."""
+        before, lost, change = LOST[name]
+        async with (
+            LossyProxy(settings.ports[0]) as proxy,
+            opened(replace(settings, ports=(proxy.port,))) as store,
+        ):
+            for prepare in before:
+                assert await prepare(store) is not False
+            proxy.delay(lost, until=b"BEGIN" if lost == b"COMMIT" else lost)
             assert await change(store) is True
             assert proxy.lost == 1
 
@@ -595,6 +647,11 @@ class TestAway:
                 await write
         async with opened(settings) as store:
             assert await store.get_grant(GRANT.key) == GRANT
+
+
+def isolate(server: PostgresServer, settings: PostgresSettings, isolation: str) -> None:
+    """Have this be the database's default."""
+    server.sql(f"ALTER DATABASE {settings.database} SET default_transaction_isolation = '{isolation}'")
 
 
 @contextmanager

@@ -1,19 +1,22 @@
 """A way to the database that loses things."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from functools import partial
 from types import TracebackType
 from typing import Self
 
 
 class LossyProxy:
-    """Between a store and its server: `lose` has an answer lost, and the connection with it."""
+    """Between a store and its server: breaks a connection, and an answer is lost, or a statement late."""
 
     def __init__(self, port: int) -> None:
         self._server_port = port
         self._lose: bytes | None = None
         self._then: Callable[[], object] = lambda: None
+        self._late: tuple[bytes, bytes] | None = None
+        self._held: tuple[bytes, Callable[[], Awaitable[object]]] | None = None
         self.lost = 0
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -34,18 +37,32 @@ class LossyProxy:
         """The next one sent that holds this is done, but its answer never comes; `then` comes first."""
         self._lose, self._then = statement, then
 
+    def delay(self, statement: bytes, *, until: bytes) -> None:
+        """The next one sent that holds this comes to the server just before the next that holds `until`."""
+        self._late = statement, until
+
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
         self._tasks.add(task)
         back, there = await asyncio.open_connection("127.0.0.1", self._server_port)
         losing = asyncio.Event()
+        ends = [writer, there]
 
         async def outwards() -> None:
             while data := await reader.read(65536):
                 if self._lose is not None and self._lose in data:
                     self._lose = None
                     losing.set()
+                if self._held is not None and self._held[0] in data:
+                    (_, deliver), self._held = self._held, None
+                    await deliver()
+                if self._late is not None and self._late[0] in data:
+                    (_, until), self._late = self._late, None
+                    self._held = until, partial(_done, data, back, there)
+                    ends.remove(there)
+                    self.lost += 1
+                    return
                 there.write(data)
 
         async def inwards() -> None:
@@ -64,6 +81,13 @@ class LossyProxy:
                 way.cancel()
             with suppress(asyncio.CancelledError):
                 await asyncio.gather(*ways, return_exceptions=True)
-            for end in (writer, there):
+            for end in ends:
                 end.close()
             self._tasks.discard(task)
+
+
+async def _done(data: bytes, back: asyncio.StreamReader, there: asyncio.StreamWriter) -> None:
+    """Have the server do what was held back."""
+    there.write(data)
+    assert await back.read(65536)
+    there.close()

@@ -34,6 +34,9 @@ _SESSION = "SET statement_timeout = '3s'; SET idle_in_transaction_session_timeou
 _CONNECT = 5
 """Seconds to connect to one host."""
 
+_IDLE = 60
+"""Seconds without a packet until one is sent to see whether the server is there."""
+
 _CONNECT_ALL = 10.0
 """Seconds to connect to any of them, names looked up."""
 
@@ -201,6 +204,12 @@ def parameters(settings: PostgresSettings) -> dict[str, Any]:
         "sslrootcert": settings.sslrootcert,
         "gssencmode": "disable",
         "connect_timeout": _CONNECT,
+        # No firewall on the way forgets a connection that waits; and what is lost on the way
+        # is not sent once more when its answer is waited for no longer.
+        "keepalives_idle": _IDLE,
+        "keepalives_interval": _CONNECT,
+        "keepalives_count": 2,
+        "tcp_user_timeout": int(ANSWER * 1000),
         "application_name": "tokenvault",
         # Of several hosts the one that takes writes; and never a standby.
         "target_session_attrs": "read-write",

@@ -1,8 +1,9 @@
 """Statements sent to a PostgreSQL database, and sent again where that is safe.
 
-Where a connection breaks a read is repeated; a change, too, after having asked
-whether the first one had happened. What collides with another (SQLSTATE 40001,
-40P01) is repeated a few times.
+Where a connection breaks a read is repeated; a change, too, having asked whether
+the first one had happened, and once more where the second changes nothing: the
+first may have been on its way still. What collides with another (SQLSTATE
+40001, 40P01) is repeated a few times.
 """
 
 import asyncio
@@ -89,8 +90,8 @@ class Database:
     ) -> _T:
         """Do the work, which is one statement or one transaction; again where it collided.
 
-        Where the connection broke, `done` is asked first: what it gives was the
-        result, None means that nothing had happened. Raises StoreUnavailable,
+        Where the connection broke, `done` is asked before and after: what it gives
+        was the result, None means that nothing had happened. Raises StoreUnavailable,
         or ValueError for a row whose key is taken.
         """
         begin = time.monotonic()
@@ -151,8 +152,8 @@ class Database:
         for tries in range(_TRIES):
             try:
                 async with self._connections.use(seconds) as connection:
-                    if in_doubt and done is not None and (result := await done(connection)) is not None:
-                        return result
+                    if in_doubt and done is not None:
+                        return await _again(connection, work, done)
                     return await work(connection)
             except (ConnectionBroke, psycopg.errors.StatementCompletionUnknown):
                 in_doubt = True
@@ -170,6 +171,25 @@ class Database:
             "the database ends every connection, or others change the same all the time: ask again",
             retry_after=1.0,
         )
+
+
+async def _again(
+    connection: Connection,
+    work: Callable[[Connection], Awaitable[_T]],
+    done: Callable[[Connection], Awaitable[_T | None]],
+) -> _T:
+    """What broke off, where it has not happened; the first may still do so, and before this."""
+    if (earlier := await done(connection)) is not None:
+        return earlier
+    try:
+        if result := await work(connection):
+            return result
+    except psycopg.IntegrityError:
+        if (earlier := await done(connection)) is not None:
+            return earlier
+        raise
+    earlier = await done(connection)
+    return result if earlier is None else earlier
 
 
 async def execute(

@@ -7,6 +7,7 @@ released one is never edited, a new one is appended. It must leave the
 statements of the version before it working, which serves meanwhile.
 """
 
+from contextlib import suppress
 from typing import Any
 
 from psycopg import AsyncConnection, errors
@@ -16,7 +17,9 @@ from tokenvault_sidecar.core.ports import SEALED_HEAD
 
 Connection = AsyncConnection[tuple[Any, ...]]
 
-LOCK = "SELECT version FROM tokenvault_schema FOR UPDATE"
+# A change, of nothing: who only waited for a row that stays as it was would go by what he saw before it
+# (40001 tells him, where the database's default is repeatable read).
+LOCK = "UPDATE tokenvault_schema SET version = version RETURNING version"
 
 _FOUND = "SELECT to_regclass('tokenvault_schema') IS NOT NULL, to_regclass('grants') IS NOT NULL"
 _MAKE = (
@@ -123,12 +126,17 @@ async def migrate(connection: Connection) -> None:
         return
     await _make(connection)
     while await schema_version(connection) < len(MIGRATIONS):
-        async with connection.transaction():
-            await connection.execute("SET LOCAL statement_timeout = 0")  # an index takes as long as it takes
-            ((version,),) = await (await connection.execute(LOCK)).fetchall()
-            if version < len(MIGRATIONS):
-                await connection.execute(MIGRATIONS[version])
-                await connection.execute("UPDATE tokenvault_schema SET version = %s", (version + 1,))
+        with suppress(errors.SerializationFailure):  # another has migrated meanwhile
+            await _migrate_once(connection)
+
+
+async def _migrate_once(connection: Connection) -> None:
+    async with connection.transaction():
+        await connection.execute("SET LOCAL statement_timeout = 0")  # an index takes as long as it takes
+        ((version,),) = await (await connection.execute(LOCK)).fetchall()
+        if version < len(MIGRATIONS):
+            await connection.execute(MIGRATIONS[version])
+            await connection.execute("UPDATE tokenvault_schema SET version = %s", (version + 1,))
 
 
 async def _make(connection: Connection) -> None:
