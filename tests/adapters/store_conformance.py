@@ -747,6 +747,22 @@ class KeyConformance:
         assert not await stand.peer.add_keys([wrapped_key("c")], first=True)
         assert [key.id for key in await stand.store.get_keys()] == ["a", "b"]
 
+    @pytest.mark.parametrize("table", ["grants", "delegations", "outcomes", "revocations"])
+    async def test_what_is_sealed_by_lost_keys_gets_no_others(self, stand: Stand, table: str) -> None:
+        match table:
+            case "grants":
+                await stand.store.put_grant(grant_row(), replaces=None)
+            case "delegations":
+                await stand.store.put_delegation(delegation_row())
+            case "outcomes":
+                await stand.store.put_delegation(delegation_row(), outcome_row())
+                await stand.store.take_delegation(delegation_row().key)
+                await stand.store.end_taken(delegation_row(), outcome=outcome_row())
+            case _:
+                await stand.store.add_revocations([revocation_row()])
+        assert not await stand.peer.add_keys([wrapped_key("a")], first=True)
+        assert not await stand.store.get_keys()
+
     async def test_one_of_many_adds_the_first_keys(self, stand: Stand) -> None:
         doors = (stand.store, stand.peer) * 10
         won = await asyncio.gather(

@@ -22,9 +22,13 @@ from tests.postgres.server import PostgresServer
 from tokenvault_sidecar.adapters import copying
 from tokenvault_sidecar.adapters.copy_ends import postgres_end, sqlite_end
 from tokenvault_sidecar.adapters.copying import CopyError, End, copy
+from tokenvault_sidecar.adapters.kek import FileKek
+from tokenvault_sidecar.adapters.keyring import KeyringError, open_keyring
 from tokenvault_sidecar.adapters.postgres import PostgresStore
 from tokenvault_sidecar.adapters.postgres_connections import PostgresSettings
+from tokenvault_sidecar.adapters.rows import key_values
 from tokenvault_sidecar.adapters.sqlite import SqliteStore
+from tokenvault_sidecar.adapters.statements import INSERT_KEY
 from tokenvault_sidecar.adapters.stores import ServedStore
 from tokenvault_sidecar.core.model import ContextKind
 from tokenvault_sidecar.core.ports import Attempt
@@ -152,6 +156,10 @@ async def test_it_goes_on_where_it_was_stopped(places: tuple[Place, Place]) -> N
     for steps in (1, 4, 11):
         with pytest.raises(KeyboardInterrupt):
             await copy_all(source, target, stop_after=steps)
+        half = await target.open()
+        with pytest.raises(KeyringError, match="where copying to it was stopped, finish that"):
+            await open_keyring(half, FileKek(bytes(32)), NOW)
+        await half.close()
         assert not (await target.content())["keys"], "it serves nobody yet"
     store = await source.open()
     await store.put_grant(grant_row(5, version="v2"), replaces="v1")
@@ -200,6 +208,24 @@ async def test_nobody_serves_meanwhile(places: tuple[Place, Place], end: str) ->
         await copy_all(source, target)
     await served.close()
     await copy_all(source, target)
+
+
+async def test_a_sidecar_that_comes_before_the_first_row_keeps_its_keys(places: tuple[Place, Place]) -> None:
+    source, target = places
+    await fill(source)
+
+    def work() -> None:
+        with source.end(make=False) as one, target.end() as other:
+
+            def meddle(_: int) -> None:
+                if not other.wrapped_keys():
+                    other.execute(INSERT_KEY, key_values(wrapped_key("another's")))
+
+            with pytest.raises(CopyError, match="a sidecar has begun to serve it"):
+                copy(one, other, meddle)
+            assert other.wrapped_keys() == [wrapped_key("another's")]
+
+    await asyncio.to_thread(work)
 
 
 async def test_a_copy_that_differs_is_told(places: tuple[Place, Place]) -> None:

@@ -260,7 +260,7 @@ class MemoryStore:
 
     async def add_keys(self, keys: Sequence[WrappedKey], *, first: bool) -> bool:
         await self._turn()
-        if first and self.keys:
+        if first and (self.keys or self.grants or self.delegations or self.outcomes or self.revocations):
             return False
         _refuse_known((key.id for key in keys), {key.id for key in self.keys})
         self.keys += keys

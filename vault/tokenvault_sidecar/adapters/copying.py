@@ -1,8 +1,8 @@
 """Copying a store into another one, of its kind or not: rows as they are, sealed, and last the keys.
 
-A store without keys serves nobody. So a copy that was stopped is no store yet
-and is gone on with, while one that has keys is never written to. Leases stay
-behind: nobody serves the source.
+A store that has rows and no keys serves nobody, and gets no others. So a copy
+that was stopped is no store yet and is gone on with, while one that has keys is
+never written to. Leases stay behind: nobody serves the source.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -102,6 +102,8 @@ def copy(source: End, target: End, progress: Callable[[int], None]) -> int:
             f"{target.name}: differs from {source.name}: somebody writes to one, stop it and go on"
         )
     with target.transaction():
+        if target.wrapped_keys():
+            raise CopyError(f"{target.name}: a sidecar has begun to serve it: stop it, and name an empty one")
         for key in keys:
             target.execute(sql.INSERT_KEY, rows.key_values(key))
     if target.wrapped_keys() != keys:

@@ -105,7 +105,10 @@ def unwrap(keys: Iterable[WrappedKey], *keks: Kek) -> Keyring:
     for key in keys:
         opened[key.purpose][key.id] = _unwrap_one(key, keks)
     if not opened["index"] or not opened["data"]:
-        raise KeyringError("the store has lost its index or data key: restore it from a backup")
+        raise KeyringError(
+            "the store has lost its index or data key: restore it from a backup; "
+            "or where copying to it was stopped, finish that"
+        )
     (index_key,) = opened["index"].values()
     return Keyring(index_key=index_key, data_keys=opened["data"], active=list(opened["data"])[-1])
 

@@ -33,10 +33,10 @@ SELECT_RECORDS = f"""
 
 
 async def add(connection: Connection, keys: Sequence[WrappedKey], *, first: bool) -> bool:
-    """Add them all; with `first` only where there are none."""
+    """Add them all; with `first` only where there is nothing."""
     async with connection.transaction():
         await execute(connection, LOCK)
-        if first and await fetch(connection, sql.IS_KEY):
+        if first and await fetch(connection, sql.IS_USED):
             return False
         await execute_many(connection, sql.INSERT_KEY, map(rows.key_values, keys))
         return True

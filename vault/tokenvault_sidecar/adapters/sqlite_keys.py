@@ -24,8 +24,8 @@ SELECT_RECORDS = f"""
 
 
 def add(connection: Connection, keys: Sequence[WrappedKey], *, first: bool) -> bool:
-    """Add them all; with `first` only where there are none."""
-    if first and connection.execute(sql.IS_KEY).fetchall():
+    """Add them all; with `first` only where there is nothing."""
+    if first and connection.execute(sql.IS_USED).fetchall():
         return False
     connection.executemany(sql.INSERT_KEY, map(rows.key_values, keys))
     return True

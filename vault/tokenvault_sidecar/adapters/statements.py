@@ -109,7 +109,10 @@ INSERT_KEY = """
     INSERT INTO keys (id, purpose, kek, wrapped, created_at, seals)
     VALUES (:id, :purpose, :kek, :wrapped, :created_at, :seals)
 """
-IS_KEY = "SELECT 1 FROM keys LIMIT 1"
+IS_USED = """
+    SELECT 1 FROM keys UNION ALL SELECT 1 FROM grants UNION ALL SELECT 1 FROM delegations
+    UNION ALL SELECT 1 FROM outcomes UNION ALL SELECT 1 FROM revocations LIMIT 1
+"""
 WRAPPED = "SELECT id, wrapped FROM keys"
 REWRAP_KEY = "UPDATE keys SET kek = :kek, wrapped = :wrapped WHERE id = :id"
 COUNT_SEALS = "UPDATE keys SET seals = seals + :more WHERE id = :id"

@@ -312,7 +312,7 @@ class Store(Protocol):
         """All keys, oldest first."""
 
     async def add_keys(self, keys: Sequence[WrappedKey], *, first: bool) -> bool:
-        """Add keys, all or none. With `first`: only where the store has none yet; False where it has."""
+        """Add keys, all or none. With `first`: only where the store holds nothing yet, else False."""
 
     async def add_data_key(self, key: WrappedKey, *, after: str) -> bool:
         """Add a data key, only where `after` is the newest one; False where it is not."""
