@@ -276,6 +276,19 @@ async def test_every_rpc_and_outcome_leaves_one_line_and_no_secret(
             await bot.complete_delegation(response, timeout=0.5)
         held.set()
 
+        # a code that the consumer has to bring
+        link = await started(chat, "guarded")
+        async with one("OK", "CompleteDelegation", brand="guarded", whose=chat):
+            shown = (await bot.complete_delegation(consented(link))).confirmation
+        assert shown is not None
+        canaries.know("a confirmation code", shown.code, least=8)
+        async with one("CONFIRMATION_REQUIRED", "GetToken", brand="guarded", whose=chat):
+            await bot.get_token("guarded", challenge=True, **chat)
+        async with one("CONFIRMATION_CODE_WRONG", "ConfirmDelegation", brand="guarded", whose=chat):
+            await bot.confirm_delegation(link.delegation_id, f"{(int(shown.code) + 1) % 10**8:08}")
+        async with one("OK", "ConfirmDelegation", brand="guarded", whose=chat):
+            await bot.confirm_delegation(link.delegation_id, shown.code)
+
         # and the services beside it
         async with one("OK", "Check", brand=None):
             await HealthStub(raw).Check(HealthCheckRequest(), timeout=30)
@@ -317,6 +330,7 @@ async def prepare(folder: Path, server: ScriptedServer) -> Path:
     brands = {
         "acme": scripted_brand(server, "acme"),
         "brief": scripted_brand(server, "brief", consumer=brief),
+        "guarded": scripted_brand(server, "guarded", confirmation_code=True),
     }
     for name in brands:
         server.on(token_path(name), issuing(server))
