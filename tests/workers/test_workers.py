@@ -220,6 +220,34 @@ async def test_a_reload_is_all_workers(config: Path) -> None:
                 assert refused.value.code() is grpc.StatusCode.PERMISSION_DENIED
 
 
+@pytest.mark.parametrize("told", [signal.SIGHUP, signal.SIGTERM])
+async def test_one_that_is_only_starting_heeds_what_it_is_told(config: Path, told: signal.Signals) -> None:
+    """It is told before it listens: the supervisor hears a signal long before a worker is there."""
+    await seed(config)
+    sidecar = SidecarProcess(config)
+    starting = asyncio.create_task(asyncio.to_thread(sidecar.start))
+    try:
+        await eventually(lambda: _has_begun(sidecar))
+        os.kill(sidecar.pid, told)
+        if told is signal.SIGHUP:
+            await starting
+            assert sidecar.stop() == 0
+        else:
+            with pytest.raises(CannotStart, match="ended with status 0:"):
+                await starting
+    finally:
+        await asyncio.gather(starting, return_exceptions=True)
+        if sidecar.returncode is None:
+            sidecar.kill()
+    await ended(sidecar)
+    assert all(line.startswith("{") for line in sidecar.stderr.read_text().splitlines())
+    assert not said(sidecar, "worker_ended")
+
+
+async def _has_begun(sidecar: SidecarProcess) -> bool:
+    return sidecar.stderr.exists() and bool(pids(sidecar))
+
+
 async def test_none_outlives_its_supervisor(config: Path) -> None:
     """They drain, and the next sidecar takes the port."""
     await seed(config)

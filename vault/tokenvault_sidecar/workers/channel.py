@@ -44,11 +44,10 @@ class Post:
     @classmethod
     def receive(cls, link: socket.socket) -> Self:
         """Wait for it. Raises ValueError where nobody sends one."""
-        said = b""
-        while not said.endswith(b"\n"):  # nothing else is sent before the worker has said something
-            if not (part := link.recv(2**16)):
-                raise ValueError("there is no supervisor")
-            said += part
+        with link.makefile("rb", buffering=0) as reading:  # no further than its line: more may have come
+            said = reading.readline()
+        if not said.endswith(b"\n"):
+            raise ValueError("there is no supervisor")
         return cls(**json.loads(said))
 
 
