@@ -516,6 +516,20 @@ class ForgettingConformance:
         assert left == [None, None, delegation_row(3, 2)]
         assert await stand.store.due_revocations(NOW, limit=10) == [revocation_row()]
 
+    async def test_forgetting_may_leave_the_delegations(self, stand: Stand) -> None:
+        held, pending = await hold(stand, revocation_row(1)), delegation_row(2)
+        await stand.store.put_delegation(pending)
+        row = grant_row()
+        await stand.store.put_grant(row, replaces=None)
+        assert held.context_key == pending.context_key == row.key
+        queued = [revocation_row(2)]
+        assert await stand.peer.forget_context(row.key, version="v1", revocations=queued, voids=False)
+        assert await stand.store.get_grant(row.key) is None
+        assert await stand.store.get_taken(held.key) == held
+        assert await stand.store.get_delegation(pending.key) == pending
+        assert await stand.store.get_outcome(outcome_row().key) is not None
+        assert len(await stand.store.due_revocations(NOW, limit=10)) == 2
+
     @pytest.mark.parametrize("expected", ["v0", None])
     async def test_forgetting_another_version_writes_nothing(
         self, stand: Stand, expected: str | None

@@ -25,6 +25,7 @@ from tokenvault_sidecar.core.errors import (
     SubjectMismatch,
 )
 from tokenvault_sidecar.core.model import Context, ContextKind, Delegated, DelegationStatus, Secret
+from tokenvault_sidecar.core.outcomes import FINISHING
 from tokenvault_sidecar.core.ports import DelegationRow, GrantRow
 
 GUARDED = replace(ACME, confirms=True)
@@ -111,6 +112,22 @@ async def test_the_former_grant_is_served_until_then(world: World) -> None:
     assert (await world.get()).version != former.version
 
 
+@BOTH
+async def test_the_former_grant_may_end_while_the_code_is_waited_for(world: World, context: Context) -> None:
+    challenge, code = await log_in(world, context)
+    await confirm(world, challenge, code)
+    former, row = await world.get(context), await world.row_of(context)
+    assert row is not None
+    world.clock.now = row.purge_at - 10
+    challenge, code = await log_in(world, context)
+    watching = await Watching(world, challenge).begun(AWAITING)
+    await pass_time(world, 20)
+    assert await world.row_of(context) is None
+    await confirm(world, challenge, code)
+    assert await watching.all() == [AWAITING, COMPLETED]
+    assert (await world.get(context)).version != former.version
+
+
 async def test_wrong_codes_are_counted_and_the_last_voids_it(world: World) -> None:
     challenge, code = await log_in(world)
     watching = Watching(world, challenge)
@@ -184,7 +201,7 @@ async def test_a_code_that_is_not_brought_in_time_is_worth_nothing(world: World)
     world.clock.advance(GUARDED.delegation_lifetime)
     with pytest.raises(StateNotFound):
         await confirm(world, challenge, code)
-    await pass_time(world, 10)
+    await pass_time(world, FINISHING + 1)
     assert await watching.all() == [AWAITING, EXPIRED]
     with pytest.raises(StateNotFound):
         await confirm(world, challenge, code)
@@ -227,6 +244,20 @@ async def test_invalidated_while_the_code_was_exchanged(world: World) -> None:
         await logging_in
     await world.settle()
     assert not any(world.server.answers(token) for token in world.server.access_tokens)
+
+
+async def test_the_brand_goes_and_comes_back_while_the_code_is_exchanged(world: World) -> None:
+    """What was logged in to is not left behind alive, in no row and in no queue."""
+    challenge = await begin(world)
+    world.server.gate = asyncio.Event()
+    logging_in = asyncio.create_task(world.complete(challenge.authorization_url.reveal()))
+    await until(lambda: bool(world.server.requests))
+    world.vault.brands = {}
+    world.server.gate.set()
+    done = await logging_in
+    assert done.confirmation is not None
+    world.vault.brands = {"acme": GUARDED}
+    await confirm(world, challenge, done.confirmation.code)
 
 
 async def test_only_the_caller_that_started_it_confirms(world: World) -> None:

@@ -191,6 +191,25 @@ async def test_one_taken_just_in_time_may_still_complete(world: World) -> None:
     assert await watching.all() == [PENDING, EXPIRED]
 
 
+@pytest.mark.parametrize("late", [1.0, FINISHING - 1.0])
+async def test_one_who_came_back_in_time_is_not_purged_while_the_code_is_exchanged(
+    world: World, late: float
+) -> None:
+    challenge = await begin(world)
+    watching = await Watching(world, challenge).begun()
+    world.clock.now = challenge.expires_at - 1.0
+    world.server.gate = asyncio.Event()
+    coming_back = asyncio.create_task(world.complete(challenge.authorization_url.reveal()))
+    async with asyncio.timeout(10):
+        while not world.server.requests:  # noqa: ASYNC110 a fake's plain state is awaited
+            await asyncio.sleep(0.001)
+    world.clock.advance(1.0 + late)
+    await world.housekeeping.purge()
+    world.server.gate.set()
+    await coming_back
+    assert await watching.all() == [PENDING, COMPLETED]
+
+
 async def test_invalidating_the_context_ends_it(world: World) -> None:
     challenge = await begin(world)
     watching = await Watching(world, challenge).begun()
@@ -227,6 +246,6 @@ async def test_an_outcome_is_sealed_and_purged(world: World) -> None:
     (row,) = world.store.outcomes.values()
     assert challenge.delegation_id.encode() not in row.key + row.sealed
     assert ALICE.id.encode() not in row.sealed
-    world.clock.now = challenge.expires_at + KEPT + 1.0
+    world.clock.now = challenge.expires_at + FINISHING + KEPT + 1.0
     await world.housekeeping.purge()
     assert not world.store.outcomes

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from tests.core.world import ALICE, HandClock, Noted, World
+from tests.core.world import ALICE, CHAT, HandClock, Noted, World
 from tests.fakes.memory_store import MemoryStore
 from tests.fakes.server import lost
 from tokenvault_sidecar.adapters.clock import SteadyClock
@@ -567,6 +567,23 @@ async def test_at_its_end_a_session_is_deleted_and_its_refresh_token_revoked(wor
     await world.settle()
     assert await world.row_of() is None
     assert [hint for hint, _ in world.server.revoked] == ["refresh_token"]
+
+
+@pytest.mark.parametrize("context", [ALICE, CHAT], ids=lambda context: context.kind)
+async def test_a_link_is_good_though_the_former_grant_is_purged_meanwhile(
+    world: World, context: Context
+) -> None:
+    """Of a conversation that is the usual case: its token's end is why the consumer is asked again."""
+    await world.delegate(context)
+    row = await world.row_of(context)
+    assert row is not None
+    world.clock.now = row.purge_at - 10
+    url = await world.challenge(context)
+    world.clock.advance(20)
+    assert await world.housekeeping.purge() > 0
+    assert await world.row_of(context) is None
+    await world.complete(url)
+    assert await world.get(context)
 
 
 async def test_revocation_is_tried_until_it_succeeds_and_survives_a_restart(world: World) -> None:

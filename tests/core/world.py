@@ -17,7 +17,7 @@ from tokenvault_sidecar.core.consent import Consent
 from tokenvault_sidecar.core.delegations import Delegations
 from tokenvault_sidecar.core.housekeeping import Housekeeping
 from tokenvault_sidecar.core.model import Brand, Context, ContextKind, ContextSettings, Delegated
-from tokenvault_sidecar.core.ports import Clock, Store
+from tokenvault_sidecar.core.ports import Clock, GrantRow, Store
 from tokenvault_sidecar.core.renewal import RenewalSettings, Renewer
 from tokenvault_sidecar.core.revocation import Revoker
 from tokenvault_sidecar.core.rotation import Rotation
@@ -141,7 +141,7 @@ class World:
     async def get(self, context: Context = ALICE, **request: object) -> IssuedToken:
         return await self.tokens.get(replace(TokenRequest("acme", context), **request))  # type: ignore[arg-type]  # any field
 
-    async def row_of(self, context: Context = ALICE) -> object:
+    async def row_of(self, context: Context = ALICE) -> GrantRow | None:
         return await self.store.get_grant(self.vault.context_key("acme", context))
 
     async def settle(self) -> None:

@@ -76,6 +76,7 @@ class MemoryStore:
         version: str | None,
         was: bytes | None = None,
         revocations: Sequence[RevocationRow] = (),
+        voids: bool = True,
     ) -> bool:
         await self._turn()
         if self._version(key) != version or self._resealed(key, was):
@@ -83,8 +84,9 @@ class MemoryStore:
         self._queue(revocations)
         self.grants.pop(key, None)
         self._leases.pop(key, None)
-        self.delegations = {k: row for k, row in self.delegations.items() if row.context_key != key}
-        self.outcomes = {k: row for k, row in self.outcomes.items() if row.context_key != key}
+        if voids:
+            self.delegations = {k: row for k, row in self.delegations.items() if row.context_key != key}
+            self.outcomes = {k: row for k, row in self.outcomes.items() if row.context_key != key}
         return True
 
     async def acquire_lease(

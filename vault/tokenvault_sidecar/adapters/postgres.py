@@ -137,11 +137,13 @@ class PostgresStore:
         version: str | None,
         was: bytes | None = None,
         revocations: Sequence[RevocationRow] = (),
+        voids: bool = True,
     ) -> bool:
         async def forget(connection: Connection) -> bool:
             async with connection.transaction():
-                # First: who completes one of these holds it, and has put the grant before we look for it.
-                await execute(connection, sql.VOID_CONTEXT, {"key": key})
+                if voids:
+                    # First: who completes one of these holds it, and has put the grant before we look for it.
+                    await execute(connection, sql.VOID_CONTEXT, {"key": key})
                 if version is None:
                     expected = not await fetch(connection, sql.IS_GRANT, {"key": key})
                 else:
@@ -149,7 +151,8 @@ class PostgresStore:
                     expected = await changed(connection, sql.DELETE_GRANT, values)
                 if not expected:
                     raise psycopg.Rollback
-                await execute(connection, sql.FORGET_OUTCOMES, {"key": key})
+                if voids:
+                    await execute(connection, sql.FORGET_OUTCOMES, {"key": key})
                 await execute_many(
                     connection, sql.INSERT_REVOCATION, map(rows.revocation_values, revocations)
                 )

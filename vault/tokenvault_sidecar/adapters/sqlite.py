@@ -127,6 +127,7 @@ class SqliteStore:
         version: str | None,
         was: bytes | None = None,
         revocations: Sequence[RevocationRow] = (),
+        voids: bool = True,
     ) -> bool:
         def forget(connection: Connection) -> bool:
             if version is None:
@@ -134,8 +135,9 @@ class SqliteStore:
                     return False
             elif not _change(connection, sql.DELETE_GRANT, {"key": key, "version": version, "was": was}):
                 return False
-            connection.execute(sql.VOID_CONTEXT, {"key": key})
-            connection.execute(sql.FORGET_OUTCOMES, {"key": key})
+            if voids:
+                connection.execute(sql.VOID_CONTEXT, {"key": key})
+                connection.execute(sql.FORGET_OUTCOMES, {"key": key})
             connection.executemany(sql.INSERT_REVOCATION, map(rows.revocation_values, revocations))
             return True
 

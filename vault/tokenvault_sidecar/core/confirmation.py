@@ -25,6 +25,7 @@ from tokenvault_sidecar.core.errors import (
 )
 from tokenvault_sidecar.core.keeping import Keeping, delegated, state_not_found
 from tokenvault_sidecar.core.model import (
+    Brand,
     Confirmation,
     Context,
     Delegated,
@@ -56,13 +57,14 @@ class Confirmations:
         self._keeping = keeping
         self._outcomes = outcomes
 
-    async def hold(self, key: bytes, delegation: Delegation, grant: Grant) -> Confirmation:
+    async def hold(self, key: bytes, delegation: Delegation, grant: Grant, brand: Brand) -> Confirmation:
         """Lock the grant that this taken delegation, of row key `key`, has led to.
+
+        `brand` is as it was when that began: it may be gone by now.
 
         Raises StateNotFound where the delegation was voided meanwhile,
         SubjectMismatch, StoreUnavailable.
         """
-        brand = self._vault.brand(grant.brand)
         confirmation = Confirmation(self._new_code(), self._vault.clock() + brand.delegation_lifetime)
         revocations = self._revoker.rows(grant, due_at=confirmation.expires_at)
         held = Held(

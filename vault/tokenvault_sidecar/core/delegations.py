@@ -298,7 +298,8 @@ class Delegations:
         done = delegated(delegation.context, grant)
         try:
             if brand.confirms:
-                return replace(done, confirmation=await self.confirmations.hold(taken, delegation, grant))
+                confirmation = await self.confirmations.hold(taken, delegation, grant, brand)
+                return replace(done, confirmation=confirmation)
             completion = Completion(taken, self.outcomes.completed(taken, delegation, done))
 
             async def store() -> None:

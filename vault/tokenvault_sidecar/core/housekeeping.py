@@ -7,6 +7,7 @@ from functools import partial
 from tokenvault_sidecar.core.errors import VaultError
 from tokenvault_sidecar.core.gate import BACKGROUND_SLOTS
 from tokenvault_sidecar.core.model import Grant
+from tokenvault_sidecar.core.outcomes import FINISHING
 from tokenvault_sidecar.core.renewal import Renewer
 from tokenvault_sidecar.core.revocation import Revoker
 from tokenvault_sidecar.core.rotation import Rotation
@@ -65,10 +66,10 @@ class Housekeeping:
         How many grants.
         """
         now = self._vault.clock()
-        await self._vault.store.purge_delegations(now)
+        await self._vault.store.purge_delegations(now - FINISHING)
         rows = await self._vault.store.ended_grants(now, limit=PURGE_BATCH)
         for row in rows:
-            await self._revoker.forget(row)
+            await self._revoker.forget(row, voids=False)  # its end may be why the consumer is asked again
         if rows:
             self._vault.events("purged", grants=len(rows))
         return len(rows)

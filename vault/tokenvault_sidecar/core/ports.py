@@ -200,10 +200,11 @@ class Store(Protocol):
         version: str | None,
         was: bytes | None = None,
         revocations: Sequence[RevocationRow] = (),
+        voids: bool = True,
     ) -> bool:
         """In one transaction: delete the grant, void the context's delegations, queue the revocations.
 
-        With the delegations go their outcomes.
+        With the delegations go their outcomes; both stay where `voids` is False.
 
         `version` None: only where no grant is there (delegations are voided).
         With `was`: only while the row is sealed so still. False: not the row

@@ -36,10 +36,10 @@ class Revoker:
             elif await self.forget(row):
                 return True
 
-    async def forget(self, row: GrantRow) -> bool:
-        """Delete the grant, void its context's delegations and queue its tokens: one transaction.
+    async def forget(self, row: GrantRow, *, voids: bool = True) -> bool:
+        """Delete the grant, queue its tokens, and where it `voids`, void its context's delegations.
 
-        False where the row is no more as it is here: nothing changed. One that
+        One transaction. False where the row is no more as it is here: nothing changed. One that
         cannot be opened is deleted, its tokens stay unrevoked.
         """
         revocations: list[RevocationRow] = []
@@ -48,7 +48,7 @@ class Revoker:
         except StoreUnavailable:
             self._vault.events("unreadable_forgotten", brand=row.brand)
         forgotten = await self._vault.store.forget_context(
-            row.key, version=row.version, was=row.sealed, revocations=revocations
+            row.key, version=row.version, was=row.sealed, revocations=revocations, voids=voids
         )
         if forgotten and revocations:
             self.work_soon()
