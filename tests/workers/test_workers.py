@@ -344,6 +344,32 @@ async def test_a_second_signal_ends_all_at_once(server: ScriptedServer, tmp_path
             await call
 
 
+async def test_a_second_signal_that_comes_at_once_ends_all_too(
+    server: ScriptedServer, tmp_path: Path
+) -> None:
+    """Workers stop one after another: those whose turn has not come are not left behind to drain."""
+    config = make_team(tmp_path / "vault", server, server={"drain_timeout": "10m"})
+    await seed(config)
+    held = asyncio.Event()
+    server.on(token_path("acme"), Reply(delay=held))
+    async with running(config) as sidecar, AsyncExitStack() as stack:
+        vaults = [await stack.enter_async_context(stub(sidecar)) for _ in PEOPLE]
+        calls = []
+        for vault, name in zip(vaults, PEOPLE, strict=True):
+            version = (await vault.GetToken(get_token(name), timeout=PATIENCE)).token_version
+            calls.append(vault.GetToken(get_token(name, rejected_token_version=version), timeout=PATIENCE))
+        await server.arrived(token_path("acme"), len(PEOPLE), within=PATIENCE)
+        os.kill(sidecar.pid, signal.SIGTERM)
+        await says(sidecar, "stopping")
+        assert await asyncio.to_thread(sidecar.stop, signal.SIGINT) == -signal.SIGINT
+        await ended(sidecar)
+        held.set()
+        for call in calls:
+            with pytest.raises(grpc.aio.AioRpcError):
+                await call
+    assert not said(sidecar, "stopped")
+
+
 async def test_the_command_for_workers_is_the_supervisors(config: Path) -> None:
     status, _, complaint = await tokenvault("worker", "--config", config, "0")
     assert status == 2

@@ -3,7 +3,8 @@
 | from the supervisor | |
 |---|---|
 | a Post | first of all, once: what the worker is to be |
-| do: stop, reload | as SIGTERM and SIGHUP |
+| do: stop; after | as SIGTERM, after so many seconds |
+| do: reload | as SIGHUP |
 | ask: alive, problems, figures; id | to be answered |
 
 | from a worker | |

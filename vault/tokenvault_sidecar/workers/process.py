@@ -58,9 +58,13 @@ class WorkerProcess:
         serving.cancel()
         return self.serving.is_set()
 
-    def tell(self, do: str) -> None:
-        """To stop, or to reload."""
-        self._channel.send({"do": do})
+    def stop(self, *, after: float) -> None:
+        """Have it stop after so many seconds; where we end before that, it ends at once."""
+        self._channel.send({"do": "stop", "after": after})
+
+    def reload(self) -> None:
+        """Have it read its configuration again."""
+        self._channel.send({"do": "reload"})
 
     def kill(self) -> None:
         """SIGKILL."""

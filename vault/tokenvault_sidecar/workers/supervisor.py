@@ -30,7 +30,7 @@ STEADY: Final = 60.0
 """Seconds after which a worker that serves does not end soon."""
 
 APART: Final = 0.5
-"""Seconds between telling one worker to stop and the next: callers that come from the one are served by it.
+"""Seconds from when one worker stops to when the next does: callers that come from the one are served by it.
 
 Else their handshakes are under way when it stops, and gRPC cancels the first calls.
 """
@@ -160,7 +160,7 @@ class _Supervisor:
             return
         _log.info("worker_started", worker=place.number, pid=process.pid)
         if self._stopping.is_set():
-            process.tell("stop")
+            process.stop(after=0)
         if await process.served():
             if place.served.is_set():
                 self._overview.restarted()
@@ -189,11 +189,11 @@ class _Supervisor:
             if place.newest and not place.newest.ended.done()
         }
         drain = self._begun.config.server.drain_timeout
-        for number, process in enumerate(alive.values()):
-            if number:
-                await asyncio.sleep(min(APART, drain * _OF_DRAIN / len(alive)))
-            process.tell("stop")
-        await asyncio.wait(self._tasks, timeout=drain + _BEYOND_DRAIN)
+        after = 0.0
+        for process in alive.values():
+            process.stop(after=after)
+            after += min(APART, drain * _OF_DRAIN / len(alive))
+        await asyncio.wait(self._tasks, timeout=after + drain + _BEYOND_DRAIN)
         for number, process in alive.items():
             if not process.ended.done():
                 _log.error("worker_killed", worker=number, remedy="it did not end by itself")
@@ -223,7 +223,7 @@ class _Supervisor:
         def reload() -> None:
             for place in self._places:
                 if place.newest:
-                    place.newest.tell("reload")
+                    place.newest.reload()
 
         for name in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(name, stop)

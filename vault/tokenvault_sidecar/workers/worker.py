@@ -32,22 +32,24 @@ class Worker:
     async def obey(self, stopped: asyncio.Event, changed: asyncio.Event) -> None:
         """Set the one when it is to stop, the other when it is to reload; until the process ends.
 
-        A supervisor that is gone stops it; where it is stopping already, at once.
+        A supervisor that is gone stops it; where it was told to stop already, at once.
         """
+        loop, told = asyncio.get_running_loop(), False
         self._channel = channel = await Channel.open(self._link)
         if self._operations is not None:
             self.serves(self._operations)
         while message := await channel.receive():
             match message:
-                case {"do": "stop"}:
-                    stopped.set()
+                case {"do": "stop", "after": after}:
+                    told = True
+                    loop.call_later(after, stopped.set)
                 case {"do": "reload"}:
                     changed.set()
                 case {"ask": _}:
-                    answering = asyncio.get_running_loop().create_task(self._answer(channel, message))
+                    answering = loop.create_task(self._answer(channel, message))
                     self._answering.add(answering)
                     answering.add_done_callback(self._answering.discard)
-        if stopped.is_set():  # as by a second signal
+        if told:  # as by a second signal
             os._exit(_ABANDONED)
         stopped.set()
 
