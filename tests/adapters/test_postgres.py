@@ -5,7 +5,7 @@ import json
 import os
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -425,6 +425,30 @@ class TestConnectionsThatBreak:
 
             await eventually(undone)
             assert await change(store)
+
+    @pytest.mark.parametrize("name", ["a lease is taken", "a delegation is taken"])
+    async def test_so_is_what_the_database_does_not_tell(
+        self, settings: PostgresSettings, postgres_server: PostgresServer, name: str
+    ) -> None:
+        """The answer is lost; asked whether it has happened the database refuses, as behind a tool's lock."""
+        before, lost, change = LOST[name]
+        table = "grants" if name == "a lease is taken" else "delegations"
+        async with (
+            LossyProxy(settings.ports[0]) as proxy,
+            opened(replace(settings, ports=(proxy.port,))) as store,
+        ):
+            for prepare in before:
+                await prepare(store)
+            with ExitStack() as locks:
+                lock = holding(postgres_server, settings, f"LOCK TABLE {table}")
+                proxy.lose(lost, then=lambda: locks.enter_context(lock))
+                with pytest.raises(StoreUnavailable, match=r"57014|did not answer"):
+                    await change(store)
+
+            async def again() -> bool:
+                return await comes(lambda: change(store)) is True
+
+            await eventually(again)
 
     async def test_cut_again_and_again_no_update_is_lost(
         self, settings: PostgresSettings, postgres_server: PostgresServer

@@ -159,14 +159,13 @@ class Database:
                 in_doubt = True
             except (psycopg.errors.SerializationFailure, psycopg.errors.DeadlockDetected):
                 await asyncio.sleep(random.uniform(0, 0.02 * 2**tries))  # noqa: S311 no secret
-            except StoreUnavailable as error:
-                if in_doubt:
-                    raise InDoubt(error.message, retry_after=error.retry_after) from None
-                raise
             except psycopg.IntegrityError:
                 raise ValueError("a row of this key is there already, or a value is missing") from None
-            except psycopg.Error as error:
-                raise unavailable(error) from None
+            except (StoreUnavailable, psycopg.Error) as error:
+                told = unavailable(error) if isinstance(error, psycopg.Error) else error
+                if in_doubt:
+                    raise InDoubt(told.message, retry_after=told.retry_after) from None
+                raise told from None
         raise InDoubt(
             "the database ends every connection, or others change the same all the time: ask again",
             retry_after=1.0,
