@@ -89,7 +89,7 @@ class PostgresStore:
             raise StoreOpenError(unavailable(error).message) from None
         if commits == "off":
             raise StoreOpenError("has synchronous_commit = off, and would lose tokens: switch it on")
-        return cls(Connections(settings))
+        return cls(Connections(settings, is_new=True))
 
     async def get_grant(self, key: bytes) -> GrantRow | None:
         found = await self._database.read(self._leases.get, self._graced(key=key))

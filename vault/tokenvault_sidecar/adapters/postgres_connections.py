@@ -80,14 +80,15 @@ class ConnectionBroke(Exception):
 class Connections:
     """Up to `settings.connections`, made when they are needed."""
 
-    def __init__(self, settings: PostgresSettings) -> None:
+    def __init__(self, settings: PostgresSettings, *, is_new: bool = False) -> None:
+        """`is_new`: this process has just begun, and cannot know of an outage before."""
         self._settings = settings
         self._slots = asyncio.Semaphore(settings.connections)
         self._idle: list[tuple[Connection, float]] = []
         self._away: tuple[StoreUnavailable, float] | None = None
         self._trying = False
         self._closed = False
-        self._broke_at = -_GRACE
+        self._broke_at = time.monotonic() if is_new else -_GRACE
         self.waiting = 0
 
     @property
