@@ -2,10 +2,11 @@
 
 import asyncio
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import psycopg
 import pytest
 
 from tests.adapters.store_conformance import (
@@ -18,6 +19,7 @@ from tests.adapters.store_conformance import (
     row_key,
     wrapped_key,
 )
+from tests.e2e.vaults import eventually
 from tests.postgres.server import PostgresServer
 from tokenvault_sidecar.adapters import copying
 from tokenvault_sidecar.adapters.copy_ends import postgres_end, sqlite_end
@@ -25,7 +27,7 @@ from tokenvault_sidecar.adapters.copying import CopyError, End, copy
 from tokenvault_sidecar.adapters.kek import FileKek
 from tokenvault_sidecar.adapters.keyring import KeyringError, open_keyring
 from tokenvault_sidecar.adapters.postgres import PostgresStore
-from tokenvault_sidecar.adapters.postgres_connections import PostgresSettings
+from tokenvault_sidecar.adapters.postgres_connections import PostgresSettings, parameters
 from tokenvault_sidecar.adapters.rows import key_values
 from tokenvault_sidecar.adapters.sqlite import SqliteStore
 from tokenvault_sidecar.adapters.statements import INSERT_KEY
@@ -208,6 +210,41 @@ async def test_nobody_serves_meanwhile(places: tuple[Place, Place], end: str) ->
         await copy_all(source, target)
     await served.close()
     await copy_all(source, target)
+
+
+@pytest.mark.parametrize("end", [0, 1], ids=["source", "target"])
+async def test_a_sidecar_that_comes_meanwhile_is_seen_before_the_keys_are_there(
+    places: tuple[Place, Place], end: int
+) -> None:
+    """So that it can be stopped, and the copy gone on with."""
+    source, target = places
+    await fill(source)
+    settings = places[end].of
+    if not isinstance(settings, PostgresSettings):
+        return  # a file is locked
+
+    def work() -> None:
+        with source.end(make=False) as one, target.end() as other, ExitStack() as sidecar:
+
+            def meddle(_: int) -> None:
+                sidecar.enter_context(psycopg.connect(**parameters(settings)))
+
+            with pytest.raises(CopyError, match="of sidecars are open: stop them first"):
+                copy(one, other, meddle)
+            assert not other.wrapped_keys()
+
+    with suppress(CopyError):  # the connections may take a moment to be gone
+        await asyncio.to_thread(work)
+    await eventually(lambda: copied(source, target))
+    assert await target.content() == await source.content()
+
+
+async def copied(source: Place, target: Place) -> bool:
+    """Whether it could be made."""
+    try:
+        return await copy_all(source, target) > 0
+    except CopyError:
+        return False
 
 
 async def test_a_sidecar_that_comes_before_the_first_row_keeps_its_keys(places: tuple[Place, Place]) -> None:

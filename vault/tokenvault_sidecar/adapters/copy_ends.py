@@ -82,7 +82,7 @@ def postgres_end(name: str, settings: PostgresSettings, *, make: bool) -> Iterat
                     raise CopyError(f"{name}: {others} connections of sidecars are open: stop them first")
 
             check()
-            yield End(name, execute, connection.transaction, added="number", bytewise=' COLLATE "C"')
+            yield End(name, execute, connection.transaction, "number", ' COLLATE "C"', check)
             check()
     except StoreOpenError as problem:
         raise CopyError(f"{name}: {problem}") from None

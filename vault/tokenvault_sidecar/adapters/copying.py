@@ -48,7 +48,8 @@ class End:
     `execute` sends a statement with `:name` for each parameter and gives its
     rows; `transaction` is around what happens together; `added` is the column
     by which keys of the same time come as they were added; `bytewise` makes
-    texts compare as Python compares them.
+    texts compare as Python compares them; `check` raises CopyError where
+    somebody serves it.
     """
 
     name: str
@@ -56,6 +57,7 @@ class End:
     transaction: Callable[[], AbstractContextManager[object]]
     added: str
     bytewise: str
+    check: Callable[[], None] = lambda: None
 
     def wrapped_keys(self) -> list[WrappedKey]:
         return [WrappedKey(*row) for row in self.execute(_KEYS.format(added=self.added), {})]
@@ -101,6 +103,8 @@ def copy(source: End, target: End, progress: Callable[[int], None]) -> int:
         raise CopyError(
             f"{target.name}: differs from {source.name}: somebody writes to one, stop it and go on"
         )
+    for end in (source, target):
+        end.check()
     with target.transaction():
         if target.wrapped_keys():
             raise CopyError(f"{target.name}: a sidecar has begun to serve it: stop it, and name an empty one")
