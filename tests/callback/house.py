@@ -1,6 +1,5 @@
 """An authorization server, and two sidecars on one store: one takes consumers back, bots call the other."""
 
-import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
@@ -10,6 +9,7 @@ from typing import Any
 from tests.authserver import clients
 from tests.authserver.oidc import OidcProvider
 from tests.e2e.vaults import brand, make_vault, running
+from tests.ops.ports import free_port
 from tests.running import SidecarProcess
 
 PATH = "/callback/{brand}/redirectCode"
@@ -30,8 +30,7 @@ class House:
 @asynccontextmanager
 async def running_house(folder: Path, **keys: Any) -> AsyncIterator[House]:
     """The house of the brand "acme", with these keys in its table, while the block lasts."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        address = f"127.0.0.1:{free.getsockname()[1]}"
+    address = f"127.0.0.1:{free_port()}"
     uri = f"http://{address}{PATH.format(brand='acme')}"
     registration = replace(clients.BASIC, redirect_uris=(uri,))
     async with OidcProvider(registrations=[registration]) as provider:

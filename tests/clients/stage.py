@@ -18,7 +18,7 @@ from tests.authserver.consumer import Consumer
 from tests.authserver.oidc import OidcProvider
 from tests.authserver.plain_client import PlainClient
 from tests.clients.wire import Wire
-from tests.demo.test_keep import free_port
+from tests.ops.ports import free_port
 from tests.running import SidecarProcess, caller_files, make_config
 from tokenvault_sidecar.config import to_toml
 from tokenvault_sidecar.devkit import DevelopmentCA

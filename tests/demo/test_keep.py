@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import random
 import re
 import signal
 import socket
@@ -17,21 +16,10 @@ import pytest
 from tests.authserver.consumer import Consumer
 from tests.demo.stage import development_folder
 from tests.demo.story import NotAsSaid
+from tests.ops.ports import free_port
 from tokenvault_sidecar import devkit
 from tokenvault_sidecar.config import load_config
 from tokenvault_sidecar.devkit import Development
-
-
-def free_port() -> int:
-    """A port that nobody gets by asking for any free one."""
-    while True:
-        port = random.randint(15_000, 32_000)
-        with socket.socket() as probe:
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            return port
 
 
 @pytest.fixture

@@ -1,6 +1,5 @@
 """The sources of key-encryption keys, made once: a token is the process's, and moto is slow to start."""
 
-import socket
 from collections.abc import Iterator
 
 import pytest
@@ -11,9 +10,7 @@ from tests.keys.sources import Sources, moto, softhsm_settings
 @pytest.fixture(scope="session")
 def sources(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sources]:
     folder = tmp_path_factory.mktemp("keks")
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    with pytest.MonkeyPatch.context() as patch, moto(port) as url:
+    with pytest.MonkeyPatch.context() as patch, moto() as url:
         patch.setenv("SOFTHSM2_CONF", str(softhsm_settings(folder)))
         patch.setenv("AWS_ACCESS_KEY_ID", "test")
         patch.setenv("AWS_SECRET_ACCESS_KEY", "canary-aws-secret")

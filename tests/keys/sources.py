@@ -14,6 +14,8 @@ from urllib.error import URLError
 
 import pytest
 
+from tests.ops.ports import free_port
+
 PIN = "canary-pin-4711"
 _MODULES = ("/usr/lib/softhsm/libsofthsm2.so", "/usr/lib/x86_64-linux-gnu/softhsm/libsofthsm2.so")
 _STARTING = 60.0
@@ -103,8 +105,9 @@ def softhsm_settings(folder: Path) -> Path:
 
 
 @contextmanager
-def moto(port: int) -> Iterator[str]:
+def moto() -> Iterator[str]:
     """moto's server, in a process of its own; where it answers."""
+    port = free_port()
     command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     url = f"http://127.0.0.1:{port}"

@@ -88,7 +88,7 @@ async def test_a_kms_that_is_away_costs_nothing_but_what_needs_it(
     sources: Sources, tmp_path: Path, port: int
 ) -> None:
     config, text = await _filled(tmp_path / "vault")
-    with moto(port + 1 if port < 65535 else port - 1) as url:
+    with moto() as url:
         key = Sources(tmp_path, url).aws_kms("leaves")
         config.write_text(_with(text, key.uri, "file:kek"))
         assert (await asyncio.to_thread(keys, "rewrap", config=config)).returncode == 0

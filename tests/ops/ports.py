@@ -2,6 +2,7 @@
 
 import asyncio
 import http.client
+import random
 import re
 import socket
 from dataclasses import dataclass
@@ -29,9 +30,15 @@ async def get(sidecar: SidecarProcess, path: str, *, method: str = "GET") -> Sai
 
 
 def free_port() -> int:
-    """One that is free just now."""
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        return int(taken.getsockname()[1])
+    """A port that nobody gets by asking for any free one."""
+    while True:
+        port = random.randint(15_000, 32_000)
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
 
 
 def _get(place: str, path: str, method: str) -> Said:

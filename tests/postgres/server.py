@@ -10,7 +10,6 @@ import pwd
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -25,6 +24,7 @@ from typing import Any, Self
 import psycopg
 import pysqlite3
 
+from tests.ops.ports import free_port
 from tests.postgres.far import FarHost
 from tokenvault_sidecar.adapters.postgres_connections import PostgresSettings, parameters
 from tokenvault_sidecar.config import load_config
@@ -69,7 +69,7 @@ class PostgresServer:
         host: FarHost | None = None,
     ) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="tv-pg-", dir=parent))
-        self.port = _free_port()
+        self.port = free_port()
         self.password_file = self.folder / "password"
         self._settings = ({} if durable else _QUICK) | _SETTINGS | dict(settings or {})
         self.address = host.address if host else "127.0.0.1"
@@ -292,9 +292,3 @@ def on_store(config: Path, statement: str) -> list[Any]:
     with psycopg.connect(autocommit=True, **parameters(postgres_settings(store))) as connection:
         cursor = connection.execute(statement)
         return cursor.fetchall() if cursor.description else []
-
-
-def _free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
