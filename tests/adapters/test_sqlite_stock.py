@@ -26,6 +26,10 @@ async def store(tmp_path: Path) -> AsyncIterator[SqliteStore]:
 
 
 async def test_what_there_is(store: SqliteStore, tmp_path: Path) -> None:
+    keys = [
+        WrappedKey(str(n), purpose, "k", b"w", NOW + n) for n, purpose in enumerate(("data", "data", "index"))
+    ]
+    assert await store.add_keys(keys, first=True)
     grants = [
         ("acme", ContextKind.CONSUMER, NOW + 5, Attempt()),
         ("acme", ContextKind.CONSUMER, NOW - 5, Attempt(unanswered=1)),
@@ -46,10 +50,6 @@ async def test_what_there_is(store: SqliteStore, tmp_path: Path) -> None:
         )
         assert await store.put_grant(row, replaces=None)
     await store.add_revocations([RevocationRow("r", "acme", NOW, NOW + 1, b"sealed")])
-    keys = [
-        WrappedKey(str(n), purpose, "k", b"w", NOW + n) for n, purpose in enumerate(("data", "data", "index"))
-    ]
-    await store.add_keys(keys, first=True)
     assert take_stock(tmp_path / "vault.db", ("acme", "other"), NOW) == Stock(
         {("acme", "consumer"): 3, ("acme", "conversation"): 1, ("other", "conversation"): 1},
         {"acme": NOW + 5},

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import grpc
 from google.protobuf.descriptor import MethodDescriptor
 from google.protobuf.message import Message
+from google.protobuf.message_factory import GetMessageClass
 from hypothesis import strategies as st
 
 from tests.fuzz.messages import CHANGES, GUESS, METADATA, Change, garbled, messages
@@ -35,6 +36,12 @@ def attempts(method: MethodDescriptor) -> st.SearchStrategy[Attempt]:
         live=st.booleans(),
         bearer=st.sampled_from((True, True, True, False)),
     )
+
+
+def plain(method: MethodDescriptor) -> Attempt:
+    """The bot's, live and otherwise empty: by chance alone a method may see none that is good."""
+    empty = GetMessageClass(method.input_type)()
+    return Attempt("bot", [empty], changes=(), metadata=(), live=True, bearer=True)
 
 
 async def make(target: Target, method: MethodDescriptor, attempt: Attempt) -> tuple[grpc.StatusCode, str]:

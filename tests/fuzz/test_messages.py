@@ -7,9 +7,9 @@ from typing import Final
 import grpc
 import pytest
 from google.protobuf.descriptor import MethodDescriptor
-from hypothesis import given
+from hypothesis import example, given
 
-from tests.fuzz.attempts import Attempt, attempts, make
+from tests.fuzz.attempts import Attempt, attempts, make, plain
 from tests.fuzz.effort import fuzzing, marks
 from tests.fuzz.target import METHODS, Target
 
@@ -39,6 +39,7 @@ def test_whatever_is_asked_is_answered(
 
     @fuzzing
     @given(attempts(method))
+    @example(plain(method))
     def answered(attempt: Attempt) -> None:
         code, text = runner.run(make(fuzzed, method, attempt))
         assert code in (REFUSALS | {served}), f"{code.name}: {text}"
