@@ -4,7 +4,7 @@ BIN := .venv/bin
 STUBS := client/python
 STAMP := .venv/.installed
 # Processes that share the files of tests: most of the tests' time is spent waiting.
-JOBS := 3
+JOBS := 4
 
 .DEFAULT_GOAL := help
 .PHONY: help install lock gen gen-check format lint test test-clients test-go test-java test-from-proto test-browser torture fuzz rotation bench bench-clients bench-start bench-scale demo run image-check clean

@@ -41,6 +41,15 @@ def test_what_wants_a_program_that_is_not_there_is_named(program: str, step: str
     assert f"; did not run, for want of /nowhere/it: {step}\n" in done.stdout
 
 
+def test_what_there_is_no_time_for_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LAST_START", "-1")
+    done = ci(tmp_path, fails="nothing")
+    assert done.returncode == 0
+    always = [step for step in STEPS if step not in OPTIONAL.values()]
+    unrun = "".join(f"; did not run, for want of time: {step}" for step in OPTIONAL.values())
+    assert done.stdout.endswith(f"=== all passed: {' '.join(always)}{unrun}\ndid test\n")
+
+
 @pytest.mark.parametrize("step", ["lint", "test", "test-from-proto"])
 def test_a_failure_ends_it(tmp_path: Path, step: str) -> None:
     rest = " ".join(STEPS[STEPS.index(step) + 1 :]) or "(it was the last)"
