@@ -15,6 +15,8 @@ REPOSITORY = Path(__file__).parents[2]
 
 _API = "http://127.0.0.1:9400/me"  # of `make run`
 _ASKS = "please log in: "
+_PROXIES = {name: os.environ.get(name, "") for name in ("https_proxy", "grpc_proxy")}
+"""This machine's, in the place of the one that leads nowhere."""
 ANSWERED = "the brand's API answered 200\n"
 
 
@@ -63,5 +65,6 @@ def tried(client: Path, folder: Path, there: Stage, **environment: str) -> str:
         there,
         cwd=folder,
         REPOSITORY=str(REPOSITORY),
+        **_PROXIES,  # what it is made of may have to be fetched
         **environment,
     )
