@@ -2,10 +2,14 @@
 
 import ast
 import re
+import shlex
 from functools import cache
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
+
+from tokenvault_sidecar.cli import main
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted((ROOT / "docs").glob("*.md"))
@@ -54,3 +58,24 @@ def test_the_threat_model_names_a_test_for_every_row() -> None:
     assert len(tables) == 3
     for row in "".join(tables).splitlines():
         assert "::test_" in row.split(" | ")[-1], row
+
+
+def commands_of(page: str) -> list[list[str]]:
+    """Each `tokenvault` command in its blocks, in words."""
+    text = (ROOT / "docs" / page).read_text(encoding="utf-8")
+    blocks = re.findall(r"^ *```(?:sh|console)\n(.*?)^ *```", text, re.M | re.S)
+    lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
+    commands = [re.match(r" *(?:\$ )?(?:/\S*/)?tokenvault (.*)", line) for line in lines]
+    return [shlex.split(found[1]) for found in commands if found]
+
+
+@pytest.mark.parametrize("words", commands_of("operations.md"), ids=" ".join)
+def test_every_command_of_operations_is_understood(
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As far as its files, which are not there: a command or option that is none has another error."""
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(main, words)
+    assert done.exit_code == 2
+    assert "Usage:" not in done.stderr, done.stderr
+    assert re.search(r"no such (?:file|store)|is not there", done.stderr), done.output

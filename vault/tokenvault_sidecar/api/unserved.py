@@ -68,9 +68,7 @@ class _Core(cygrpc.AioServer):  # type: ignore[misc]  # compiled, and without st
                 await asyncio.sleep(0)
             for method in [*self._methods] * _AT_THE_DOOR:
                 self._spawn(self._hand_over(method, loop.create_future()))
-            await asyncio.sleep(
-                0
-            )  # each has asked for a call: those that waited are taken, and who comes now is
+            await asyncio.sleep(0)  # each has asked for a call: who waited has one, and so has who comes now
         await super().shutdown(grace)
 
     async def _hand_over(self, method: bytes, next_call: asyncio.Future[Any]) -> None:

@@ -183,27 +183,23 @@ class _Supervisor:
         self._overview.stopping = True
         if self._callback:
             self._callback.close()
-        alive = {
-            place.number: place.newest
-            for place in self._places
-            if place.newest and not place.newest.ended.done()
-        }
+        alive = [place.newest for place in self._places if place.newest and not place.newest.ended.done()]
         drain = self._begun.config.server.drain_timeout
         after = 0.0
-        for process in alive.values():
+        for process in alive:
             process.stop(after=after)
             after += min(APART, drain * _OF_DRAIN / len(alive))
         await asyncio.wait(self._tasks, timeout=after + drain + _BEYOND_DRAIN)
-        for number, process in alive.items():
-            if not process.ended.done():
-                _log.error("worker_killed", worker=number, remedy="it did not end by itself")
-                process.kill()
+        for place in self._places:  # one may have started since
+            if place.newest and not place.newest.ended.done():
+                _log.error("worker_killed", worker=place.number, remedy="it did not end by itself")
+                place.newest.kill()
         await asyncio.gather(*self._tasks)
         if self._ops:
             await self._ops.stop()
         for port in self._ports:
             port.close()
-        return int(any([await process.ended for process in alive.values()]))
+        return int(any([await process.ended for process in alive]))
 
     def _why(self, failed: _Place) -> int:
         """The exit status where a worker could not start. Its stderr is ours."""
