@@ -55,8 +55,9 @@ class PostgresServer:
 
     `durable`: it syncs, as a server must; the others are for tests that never
     end it. `settings` are lines of postgresql.conf, `parent` is where the
-    folder is made, `host` where it runs if not here. `standby_of`: it follows
-    this one, which runs, and takes writes once it is promoted.
+    folder is made, `disk` where its data lies if not there, `host` where it
+    runs if not here. `standby_of`: it follows this one, which runs, and takes
+    writes once it is promoted.
     """
 
     def __init__(
@@ -65,10 +66,12 @@ class PostgresServer:
         durable: bool = False,
         settings: Mapping[str, str] | None = None,
         parent: Path | None = None,
+        disk: Path | None = None,
         standby_of: "PostgresServer | None" = None,
         host: FarHost | None = None,
     ) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="tv-pg-", dir=parent))
+        self.data = (disk or self.folder) / "data"
         self.port = free_port()
         self.password_file = self.folder / "password"
         self._settings = ({} if durable else _QUICK) | _SETTINGS | dict(settings or {})
@@ -91,11 +94,11 @@ class PostgresServer:
             self._bin = self._binaries()
             self.password_file.write_text(PASSWORD + "\n")
             self.password_file.chmod(0o600)
-            (self.folder / "data").mkdir()
+            self.data.mkdir()
             if self._user:
                 self.folder.chmod(0o711)
-                os.chown(self.folder / "data", self._user.pw_uid, self._user.pw_gid)
-                (self.folder / "data").chmod(0o700)
+                os.chown(self.data, self._user.pw_uid, self._user.pw_gid)
+                self.data.chmod(0o700)
             if self._primary is None:
                 make = [self._bin / "initdb", "-D", self.data, "-U", "postgres", "-A", "trust", "--no-sync"]
                 self._run([*make, "--encoding=UTF8", "--locale=C"])
@@ -120,10 +123,6 @@ class PostgresServer:
         shutil.rmtree(self.folder, ignore_errors=True)
 
     @property
-    def data(self) -> Path:
-        return self.folder / "data"
-
-    @property
     def log(self) -> str:
         """What it has said so far."""
         return (self.folder / "log").read_text(errors="replace")
@@ -133,6 +132,7 @@ class PostgresServer:
         options = self._settings | {"port": str(self.port), "unix_socket_directories": str(self.data)}
         prefix = self._host.run if self._host else ()
         arguments = [part for name, value in options.items() for part in ("-c", f"{name}={value}")]
+        deadline = time.monotonic() + _START_SECONDS
         with (self.folder / "log").open("ab") as log:
             self._process = subprocess.Popen(
                 [*prefix, *self._as_user, self._bin / "postgres", "-D", self.data, *arguments],
@@ -141,22 +141,35 @@ class PostgresServer:
                 stderr=log,
                 start_new_session=True,
             )
+        while not self.answers():
+            if self._process.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError(f"PostgreSQL did not start:\n{self.log[-2000:]}")
+            time.sleep(0.02)
+
+    def recover(self) -> None:
+        """Wait until it takes connections after a crash; start it where it has ended."""
+        assert self._process is not None
         deadline = time.monotonic() + _START_SECONDS
-        while True:
-            try:
-                self.sql("SELECT 1")
-            except psycopg.OperationalError:
-                if self._process.poll() is not None or time.monotonic() > deadline:
-                    raise RuntimeError(f"PostgreSQL did not start:\n{self.log[-2000:]}") from None
-                time.sleep(0.02)
-            else:
-                return
+        while not self.answers():
+            if self._process.poll() is not None:
+                self.start()
+            assert time.monotonic() < deadline, self.log[-2000:]
+            time.sleep(0.02)
+
+    def answers(self) -> bool:
+        """Whether it takes connections."""
+        try:
+            self.sql("SELECT 1")
+        except psycopg.OperationalError:
+            return False
+        return True
 
     def stop(self, mode: str = "fast") -> None:
         """Stop it: "fast" ends every connection in order, "immediate" as a crash does."""
         assert self._process is not None
-        self.thaw()
-        self._process.send_signal({"fast": signal.SIGINT, "immediate": signal.SIGQUIT}[mode])
+        if self._process.poll() is None:
+            self.thaw()
+            self._process.send_signal({"fast": signal.SIGINT, "immediate": signal.SIGQUIT}[mode])
         self._process.wait(_START_SECONDS)
         self._process = None
 

@@ -69,7 +69,7 @@ class Place:
         assert (await client.userinfo(access_token)).status_code == 200
 
 
-def _large(answer: bytes) -> bytes:
+def large(answer: bytes) -> bytes:
     """The answer with more scopes than fit in the pages the file has."""
     body = json.loads(answer.partition(b"\r\n\r\n")[2])
     payload = json.dumps({**body, "scope": f"{body['scope']} {'x' * 20_000}"}).encode()
@@ -142,7 +142,7 @@ async def seed(place: Place, *, age: float) -> str:
     answers = await log_in(place.provider, clients.BASIC, ["alice"])
     seeder = Seeder(place.store, place.world.vault.sealer, margin=60.0)
     place.redeemed = sha256(str(answers["alice"]["refresh_token"]))
-    place.proxy.queue(Fault("held and large", after=place.released, answer=_large))
+    place.proxy.queue(Fault("held and large", after=place.released, answer=large))
     return (await seeder.add(answers, age=age))["alice"]
 
 

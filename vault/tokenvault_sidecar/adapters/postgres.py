@@ -60,6 +60,12 @@ _UNDO_LEASE = """
 _IS_TAKEN_BY = "SELECT 1 FROM delegations WHERE key = :key AND taken = :taker"
 _UNDO_TAKING = "UPDATE delegations SET taken = 0 WHERE key = :key AND taken = :taker"
 _PROBE = "SELECT current_setting('transaction_read_only') FROM tokenvault_schema"
+_NEEDS_ROOM = """
+    INSERT INTO outcomes (key, context_key, brand, kind, purge_at, sealed)
+    VALUES (:key, :key, '', '', 0, :sealed)
+"""
+_ROOM = 16_384
+"""Bytes: more than a page has."""
 
 
 class PostgresStore:
@@ -359,10 +365,13 @@ class PostgresStore:
         return self._database.load
 
     async def probe(self) -> None:
-        """Ask whether the database takes writes: all sidecars would write the same row."""
+        """Ask whether the database takes writes; only where its disk was full, by one that is taken back."""
         found = await self._database.read(_PROBE)
         if found != [("off",)]:
             raise StoreUnavailable("the database takes no writes: look for the server that does")
+        if self._database.is_full:
+            await self._database.write(_take_room)
+            self._database.is_full = False
 
     async def take_stock(self, brands: Iterable[str], now: float) -> Stock:
         """Count, through indexes. Raises StoreUnavailable."""
@@ -392,6 +401,13 @@ class PostgresStore:
 
     def _graced(self, **values: object) -> dict[str, object]:
         return {"grace": self._connections.grace, **values}
+
+
+async def _take_room(connection: Connection) -> None:
+    """Write what needs new pages, and take it back."""
+    values = {"key": secrets.token_bytes(32), "sealed": secrets.token_bytes(_ROOM)}
+    async with connection.transaction(force_rollback=True):
+        await execute(connection, _NEEDS_ROOM, values)
 
 
 async def _completes(connection: Connection, completion: Completion) -> bool:

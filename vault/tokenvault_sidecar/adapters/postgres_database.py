@@ -56,6 +56,8 @@ class Database:
         self._load = Load()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._undoing: set[asyncio.Task[None]] = set()
+        self.is_full = False
+        """A write has failed for want of room. It stays so until somebody has seen that there is some."""
 
     @property
     def load(self) -> Load:
@@ -163,6 +165,7 @@ class Database:
                 raise ValueError("a row of this key is there already, or a value is missing") from None
             except (StoreUnavailable, psycopg.Error) as error:
                 told = unavailable(error) if isinstance(error, psycopg.Error) else error
+                self.is_full = self.is_full or isinstance(error, psycopg.errors.DiskFull)
                 if in_doubt:
                     raise InDoubt(told.message, retry_after=told.retry_after) from None
                 raise told from None
