@@ -97,7 +97,7 @@ bench-clients: $(STAMP) ## a token from each client's memory against one by RPC,
 bench-start: $(STAMP) ## starting, and commands, with a million grants: about 10 minutes and 4 GB of disk
 	$(BIN)/python -m tests.bench.start
 
-bench-scale: $(STAMP) ## GetToken, memory and start with a million grants against a thousand: about 10 minutes
+bench-scale: $(STAMP) ## GetToken, memory and start with a million grants against a thousand, in both stores: about 8 minutes
 	$(BIN)/python -m tests.bench.scale
 
 demo: $(STAMP) ## play the main job through for real, step by step

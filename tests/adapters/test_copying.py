@@ -1,10 +1,11 @@
 """Copying between a file and a database: all of it, as it is, however often it is stopped."""
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
@@ -149,6 +150,28 @@ async def test_all_is_there_as_it_was(places: tuple[Place, Place]) -> None:
     assert leased is not None
     assert leased.attempt == Attempt(unanswered=1, retry_at=NOW, reason="r"), "its lease stayed behind"
     await store.close()
+
+
+async def test_many_rows_go_in_one_statement(places: tuple[Place, Place]) -> None:
+    """Over a network each statement takes a round trip: none for each row."""
+    source, target = places
+    await fill(source)
+    sent: list[str] = []
+    pages: list[int] = []
+
+    def work() -> None:
+        with source.end(make=False) as one, target.end() as other:
+
+            def execute(statement: str, values: Mapping[str, object]) -> list[tuple[Any, ...]]:
+                sent.append(statement)
+                return other.execute(statement, values)
+
+            copy(one, replace(other, execute=execute), pages.append)
+
+    await asyncio.to_thread(work)
+    keys, asked = 3, 3  # of keys: before, among, and after the rows
+    assert len(sent) == 2 * len(pages) + keys + asked, "each page is read, written, and compared"
+    assert max(pages) == copying.PAGE
 
 
 async def test_it_goes_on_where_it_was_stopped(places: tuple[Place, Place]) -> None:

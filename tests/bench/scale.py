@@ -7,6 +7,7 @@ import secrets
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
@@ -17,10 +18,12 @@ from tests.bench.measure import Comparison, Plan, Subject, compare
 from tests.bench.processes import Failed, Server, load, server
 from tests.postgres.server import PostgresServer, move_to
 from tests.running import SidecarProcess
+from tokenvault_sidecar.adapters.copy_ends import postgres_end, sqlite_end
+from tokenvault_sidecar.adapters.copying import copy
 from tokenvault_sidecar.adapters.postgres import PostgresStore
 from tokenvault_sidecar.config import Config, load_config
 from tokenvault_sidecar.core.ports import GrantRow
-from tokenvault_sidecar.wiring import open_store
+from tokenvault_sidecar.wiring import open_store, postgres_settings
 
 AIM = 1.1
 """Of many against few: latency, memory, time to start."""
@@ -67,43 +70,61 @@ def main() -> None:
         plan = Plan(options.rounds, options.seconds, RATE)
         grants = options.grants, options.few
         try:
+            files = [_in_file(config, number) for number in grants]
             if options.store != "postgresql":
-                many, few = (_in_file(config, number) for number in grants)
-                _measure(many, few, plan=plan)
-                asyncio.run(_renewing(few))
+                _measure(*files, plan=plan)
             if options.store != "sqlite":
                 # It need not sync: what is measured are reads.
                 with PostgresServer(settings=SERVER, parent=options.folder) as database:
-                    _measure(*(_in_database(config, number, database) for number in grants), plan=plan)
+                    _measure(*(_in_database(side, database) for side in files), plan=plan)
                 with PostgresServer(durable=True, parent=options.folder) as database:
-                    few = _in_database(config, options.few, database)
-                    asyncio.run(vault.fill(load_config(few.config), few.grants))
-                    asyncio.run(_renewing(few))
+                    asyncio.run(_renewing(_in_database(files[1], database)))
+            if options.store != "postgresql":
+                asyncio.run(_renewing(files[1]))  # last: what it stores does not open
         except Failed as problem:
             sys.exit(f"bench-scale: {problem}")
 
 
 def _in_file(config: Path, grants: int) -> Side:
-    """Another configuration in the same folder, with a store of its own."""
+    """Another configuration in the same folder, with a store of its own, filled."""
     path = config.with_name(f"sqlite-{grants}.toml")
     text = config.read_text()
     assert text.count('path = "tokenvault.db"') == 1
     path.write_text(text.replace('path = "tokenvault.db"', f'path = "with-{grants}.db"'))
+    done = _tenths(f"SQLite: storing {grants:,} grants with tokens of {vault.TOKEN_BYTES} bytes", grants)
+    asyncio.run(vault.fill(load_config(path), grants, progress=done))
     return Side("SQLite", grants, path)
 
 
-def _in_database(config: Path, grants: int, database: PostgresServer) -> Side:
-    path = config.with_name(f"postgresql-{grants}.toml")
-    path.write_text(config.read_text())
-    move_to(database, path)
-    return Side("PostgreSQL", grants, path)
+def _in_database(side: Side, server: PostgresServer) -> Side:
+    """The same grants in a new database."""
+    path = side.config.with_name(f"postgresql-{side.grants}.toml")
+    path.write_text(side.config.read_text())
+    move_to(server, path)
+    settings = postgres_settings(load_config(path).store)
+    with (
+        sqlite_end(load_config(side.config).store.file, make=False) as source,
+        postgres_end("PostgreSQL", settings, make=True) as target,
+    ):
+        copy(source, target, _tenths(f"PostgreSQL: copying {side.title} grants", side.grants))
+    return Side("PostgreSQL", side.grants, path)
+
+
+def _tenths(what: str, whole: int) -> Callable[[int], None]:
+    """Says how much is done, told how many more are."""
+    say, done = progress(), 0
+    say(what)
+
+    def add(more: int) -> None:
+        nonlocal done
+        before, done = done * 10 // whole, done + more
+        if done * 10 // whole > before:
+            say(f"  {done:,}")
+
+    return add
 
 
 def _measure(many: Side, few: Side, *, plan: Plan) -> None:
-    say = progress()
-    for side in (many, few):
-        say(f"{side.store}: storing {side.title} grants with tokens of {vault.TOKEN_BYTES} bytes")
-        asyncio.run(vault.fill(load_config(side.config), side.grants))
     size = asyncio.run(_size(load_config(many.config)))
     print(f"{many.store}: {size / many.grants:,.0f} bytes a grant")
     _serving(many, few, plan)

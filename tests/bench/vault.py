@@ -3,7 +3,7 @@
 import asyncio
 import secrets
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -66,7 +66,9 @@ async def opened(config: Config) -> AsyncIterator[tuple[Store, Sealer]]:
         await store.close()
 
 
-async def fill(config: Config, grants: int, *, first: int = 0) -> None:
+async def fill(
+    config: Config, grants: int, *, first: int = 0, progress: Callable[[int], None] = lambda more: None
+) -> None:
     """Store this many consumers' grants, sealed, their tokens fresh for an hour."""
     now = time.time()
     async with opened(config) as (store, sealer):
@@ -75,6 +77,7 @@ async def fill(config: Config, grants: int, *, first: int = 0) -> None:
             rows = [row(sealer, number, now) for number in range(start, min(start + _BATCH, end))]
             added = await asyncio.gather(*(store.put_grant(new, replaces=None) for new in rows))
             assert all(added)
+            progress(len(rows))
 
 
 def request(number: int) -> bytes:

@@ -1,7 +1,7 @@
 """The two kinds of store as an end of a copy, held so that nobody serves them meanwhile."""
 
 import asyncio
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
@@ -50,9 +50,13 @@ def sqlite_end(path: Path, *, make: bool) -> Iterator[End]:
             found: list[tuple[Any, ...]] = store.execute(statement, values).fetchall()
             return found
 
+        def insert(table: str, columns: Sequence[str], rows: Sequence[tuple[Any, ...]]) -> None:
+            names, values = ", ".join(columns), ", ".join("?" * len(columns))
+            store.executemany(f"INSERT INTO {table} ({names}) VALUES ({values})", rows)  # noqa: S608 constants
+
         try:
             with told(path):
-                yield End(str(path), execute, transaction, added="rowid", bytewise="")
+                yield End(str(path), execute, insert, transaction, added="rowid", bytewise="")
         except BackupError as problem:
             raise CopyError(str(problem)) from None
 
@@ -69,12 +73,26 @@ def postgres_end(name: str, settings: PostgresSettings, *, make: bool) -> Iterat
 
     try:
         asyncio.run(prepare())
-        with psycopg.connect(autocommit=True, **parameters(settings)) as connection:
-            connection.execute("SET statement_timeout = 0")
+        with psycopg.connect(autocommit=True, prepare_threshold=None, **parameters(settings)) as connection:
+
+            @contextmanager
+            def transaction() -> Iterator[None]:
+                with connection.transaction():
+                    # Not for the session: a pooler would give that to a sidecar.
+                    connection.execute("SET LOCAL statement_timeout = 0")
+                    yield
 
             def execute(statement: str, values: Mapping[str, object]) -> list[tuple[Any, ...]]:
-                cursor = connection.execute(text(statement), values)
-                return cursor.fetchall() if cursor.description else []
+                with transaction():
+                    cursor = connection.execute(text(statement), values, binary=True)
+                    return cursor.fetchall() if cursor.description else []
+
+            def insert(table: str, columns: Sequence[str], rows: Sequence[tuple[Any, ...]]) -> None:
+                if not rows:
+                    return
+                with connection.cursor().copy(f"COPY {table} ({', '.join(columns)}) FROM STDIN") as stream:
+                    for row in rows:
+                        stream.write_row(row)
 
             def check() -> None:
                 ((others,),) = execute(_OTHERS, {})
@@ -82,7 +100,7 @@ def postgres_end(name: str, settings: PostgresSettings, *, make: bool) -> Iterat
                     raise CopyError(f"{name}: {others} connections of sidecars are open: stop them first")
 
             check()
-            yield End(name, execute, connection.transaction, "number", ' COLLATE "C"', check)
+            yield End(name, execute, insert, transaction, "number", ' COLLATE "C"', check)
             check()
     except StoreOpenError as problem:
         raise CopyError(f"{name}: {problem}") from None

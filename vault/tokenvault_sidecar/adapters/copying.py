@@ -5,7 +5,7 @@ that was stopped is no store yet and is gone on with, while one that has keys is
 never written to. Leases stay behind: nobody serves the source.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Final
@@ -46,14 +46,16 @@ class End:
     """A store that is copied from or to, which nobody serves meanwhile.
 
     `execute` sends a statement with `:name` for each parameter and gives its
-    rows; `transaction` is around what happens together; `added` is the column
-    by which keys of the same time come as they were added; `bytewise` makes
-    texts compare as Python compares them; `check` raises CopyError where
-    somebody serves it.
+    rows; `insert` adds rows of these columns to a table, all in one go;
+    `transaction` is around what happens together; `added` is the column by
+    which keys of the same time come as they were added; `bytewise` makes texts
+    compare as Python compares them; `check` raises CopyError where somebody
+    serves it.
     """
 
     name: str
     execute: Callable[[str, Mapping[str, object]], list[tuple[Any, ...]]]
+    insert: Callable[[str, Sequence[str], Sequence[tuple[Any, ...]]], None]
     transaction: Callable[[], AbstractContextManager[object]]
     added: str
     bytewise: str
@@ -129,8 +131,7 @@ def make_ambiguous(end: End) -> int:
 
 def _copy_table(source: End, target: End, table: str, progress: Callable[[int], None]) -> None:
     columns = _TABLES[table]
-    key, names, values = columns[0], ", ".join(columns), ", ".join(f":{name}" for name in columns)
-    insert = f"INSERT INTO {table} ({names}) VALUES ({values})"  # noqa: S608 constants
+    key = columns[0]
     delete = f"DELETE FROM {table} WHERE {key} = :{key}"  # noqa: S608 constants
     for wanted, found in _pages(source, target, table):
         there = set(found)
@@ -138,8 +139,7 @@ def _copy_table(source: End, target: End, table: str, progress: Callable[[int], 
         with target.transaction():
             for row in gone:
                 target.execute(delete, {key: row[0]})
-            for row in missing:
-                target.execute(insert, dict(zip(columns, row, strict=True)))
+            target.insert(table, columns, missing)
         progress(len(wanted))
 
 
