@@ -10,8 +10,15 @@ from tests.adapters.store_conformance import Stand, StoreConformance
 from tests.fakes.memory_store import MemoryStore
 from tests.postgres.server import PostgresServer
 from tokenvault_sidecar.adapters.postgres import PostgresStore
-from tokenvault_sidecar.adapters.postgres_connections import Connections
+from tokenvault_sidecar.adapters.postgres_connections import Connections, PostgresSettings
 from tokenvault_sidecar.adapters.sqlite import SqliteStore
+
+_EMPTY = """
+    TRUNCATE grants, delegations, outcomes, revocations, keys;
+    DROP TABLE IF EXISTS lease_clock;
+    CREATE TABLE lease_clock AS SELECT 1000.0::float8 AS seconds;
+    GRANT SELECT ON lease_clock TO tokenvault;
+"""
 
 
 class LeaseClock:
@@ -46,12 +53,11 @@ async def sqlite(folder: Path) -> AsyncIterator[Stand]:
 
 
 @asynccontextmanager
-async def postgres(server: PostgresServer) -> AsyncIterator[Stand]:
-    database = server.create_database()
-    server.sql("CREATE TABLE lease_clock AS SELECT 1000.0::float8 AS seconds", database)
-    server.sql("GRANT SELECT ON lease_clock TO tokenvault", database)
-    settings = server.settings(database)
+async def postgres(server: PostgresServer, settings: PostgresSettings) -> AsyncIterator[Stand]:
+    """What is there is deleted."""
+    database = settings.database
     await (await PostgresStore.open(settings)).close()
+    server.sql(_EMPTY, database)
     clock = "(SELECT seconds FROM lease_clock)"
     store, peer = (PostgresStore(Connections(settings), lease_clock=clock) for _ in range(2))
 
@@ -65,12 +71,19 @@ async def postgres(server: PostgresServer) -> AsyncIterator[Stand]:
         await peer.close()
 
 
-@pytest.fixture(params=["memory", "sqlite", "postgres"])
+@pytest.fixture(scope="module")
+def database(postgres_server: PostgresServer) -> str:
+    return postgres_server.create_database()
+
+
+@pytest.fixture(params=["memory", "sqlite", "postgres", "pgbouncer"])
 async def stand(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Stand]:
-    if request.param == "postgres":
-        made = postgres(request.getfixturevalue("postgres_server"))
-    else:
+    if request.param in ("memory", "sqlite"):
         made = {"memory": memory, "sqlite": sqlite}[request.param](tmp_path)
+    else:
+        server, database = map(request.getfixturevalue, ("postgres_server", "database"))
+        way = request.getfixturevalue("postgres_pooler") if request.param == "pgbouncer" else server
+        made = postgres(server, way.settings(database))
     async with made as stand:
         yield stand
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.postgres.pooler import Pooler
 from tests.postgres.server import PostgresServer, move_to
 
 
@@ -21,18 +22,28 @@ def postgres_database(postgres_server: PostgresServer) -> str:
     return postgres_server.create_database()
 
 
+@pytest.fixture(scope="session")
+def postgres_pooler(postgres_server: PostgresServer) -> Iterator[Pooler]:
+    """PgBouncer before that server."""
+    with Pooler(postgres_server) as pooler:
+        yield pooler
+
+
 PutStore = Callable[[Path], None]
 """Has a development folder's configuration keep its grants where the test's parameter says."""
 
 
 @pytest.fixture(params=["sqlite", "postgres"])
 def put_store(request: pytest.FixtureRequest) -> PutStore:
-    """The test runs on each kind of store."""
+    """The test runs on each kind of store; on a database by way of a pooler where it asks for that."""
     if request.param == "sqlite":
         return lambda config: None
     server: PostgresServer = request.getfixturevalue("postgres_server")
+    pooler: Pooler | None = None
+    if request.param == "pooler":
+        pooler = request.getfixturevalue("postgres_pooler")
 
     def put(config: Path) -> None:
-        move_to(server, config)
+        move_to(server, config, pooler)
 
     return put

@@ -19,7 +19,7 @@ from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 import psycopg
 import pysqlite3
@@ -80,7 +80,7 @@ class PostgresServer:
         self._host = host
         self._user = pwd.getpwnam(_UNPRIVILEGED) if os.geteuid() == 0 else None
         # Not by Popen's `user`: that forks, and gRPC's threads here may then hang the child.
-        self._as_user = (
+        self.as_user = (
             ["setpriv", f"--reuid={self._user.pw_uid}", f"--regid={self._user.pw_gid}", "--clear-groups"]
             if self._user
             else []
@@ -135,7 +135,7 @@ class PostgresServer:
         deadline = time.monotonic() + _START_SECONDS
         with (self.folder / "log").open("ab") as log:
             self._process = subprocess.Popen(
-                [*prefix, *self._as_user, self._bin / "postgres", "-D", self.data, *arguments],
+                [*prefix, *self.as_user, self._bin / "postgres", "-D", self.data, *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -249,7 +249,7 @@ class PostgresServer:
 
     def _run(self, command: list[Any]) -> None:
         done = subprocess.run(
-            [*self._as_user, *command],
+            [*self.as_user, *command],
             capture_output=True,
             text=True,
             cwd=self.folder,
@@ -278,12 +278,17 @@ class PostgresServer:
         return package / "pginstall" / "bin"
 
 
-def move_to(server: PostgresServer, config: Path) -> str:
+class Way(Protocol):
+    """By which a database is come to."""
+
+    def url(self, database: str) -> str: ...
+
+
+def move_to(server: PostgresServer, config: Path, way: Way | None = None) -> str:
     """Have a development folder's configuration keep its grants in a new database there; that one's name."""
     database, text = server.create_database(), config.read_text()
-    keys = (
-        f'url = "{server.url(database)}"', f'password_file = "{server.password_file}"', 'sslmode = "disable"'
-    )  # fmt: skip
+    url = (way or server).url(database)
+    keys = f'url = "{url}"', f'password_file = "{server.password_file}"', 'sslmode = "disable"'
     if inline := re.search(r"^store = .*$", text, re.M):
         text = text.replace(inline[0], f"store = {{ {', '.join(keys)} }}")
     else:

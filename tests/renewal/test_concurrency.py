@@ -101,6 +101,7 @@ async def test_a_thousand_readers_of_one_expired_token(place: Place, processes: 
     await the_one_redemption(place, tokens, old["alice"])
 
 
+@pytest.mark.parametrize("put_store", ["sqlite", "postgres", "pooler"], indirect=True)
 async def test_a_thousand_reports_of_one_rejected_token(place: Place) -> None:
     answers = await log_in(place.provider, clients.BASIC, ["alice", "bystander"])
     async with seeding(place.config) as seeder:

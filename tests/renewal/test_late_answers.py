@@ -71,7 +71,8 @@ async def doors(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
     if request.param == "sqlite":
         made = sqlite(tmp_path)
     else:
-        made = postgres(request.getfixturevalue("postgres_server"))
+        server = request.getfixturevalue("postgres_server")
+        made = postgres(server, server.settings(server.create_database()))
     async with made as stand:
         yield stand
 
