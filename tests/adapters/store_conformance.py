@@ -250,17 +250,6 @@ class GrantConformance:
         assert not await stand.store.put_grant(row, replaces=None, completes=Completion(pending.key))
         assert await stand.store.get_taken(pending.key)
 
-    async def test_a_delegation_is_given_back_once(self, stand: Stand) -> None:
-        pending = delegation_row()
-        assert not await stand.store.give_back_delegation(pending.key)
-        await stand.store.put_delegation(pending)
-        assert not await stand.store.give_back_delegation(pending.key)
-        await stand.store.take_delegation(pending.key)
-        assert await stand.peer.give_back_delegation(pending.key)
-        assert not await stand.store.give_back_delegation(pending.key)
-        assert await stand.store.get_delegation(pending.key) == pending
-        assert await stand.store.take_delegation(pending.key)
-
     async def test_due_grants_are_the_brands_soonest_first(self, stand: Stand) -> None:
         for number, due in ((1, NOW - 1.0), (2, NOW - 3.0), (3, NOW - 2.0), (4, NOW + 1.0), (5, None)):
             await stand.store.put_grant(grant_row(number, renew_at=due), replaces=None)
@@ -384,7 +373,7 @@ class OutcomeConformance:
             row = outcome_row(number, context, purge_at=purge_at)
             await stand.store.put_delegation(delegation_row(number, context), row)
         await stand.store.forget_context(row_key(1), version=None)
-        await stand.store.purge_delegations(NOW)
+        await stand.store.purge_delegations(NOW, taken=NOW)
         left = [await stand.store.get_outcome(outcome_row(n).key) for n in (1, 2, 3)]
         assert left == [None, outcome_row(2, 2, purge_at=NOW), None]
 
@@ -491,11 +480,11 @@ class TakenConformance:
         self, stand: Stand
     ) -> None:
         held = await hold(stand, revocation_row())
-        await stand.store.purge_delegations(NOW + 899.0)
+        await stand.store.purge_delegations(NOW + 899.0, taken=NOW)
         assert await stand.store.get_taken(held.key) == held
-        await stand.peer.purge_delegations(NOW + 901.0)
+        await stand.peer.purge_delegations(NOW + 901.0, taken=NOW)
         assert await stand.store.get_taken(held.key) is None
-        await stand.store.purge_delegations(NOW + 4501.0)
+        await stand.store.purge_delegations(NOW + 4501.0, taken=NOW)
         held = await hold(stand, revocation_row(2))
         await stand.peer.forget_context(held.context_key, version=None)
         assert await stand.store.get_taken(held.key) is None
@@ -667,7 +656,44 @@ class DelegationConformance:
         await stand.store.put_delegation(row)
         doors = (stand.store, stand.peer) * 20
         won = await asyncio.gather(*(door.take_delegation(row.key) for door in doors))
-        assert won.count(True) == 1
+        assert sum(taker is not None for taker in won) == 1
+
+    async def test_only_who_took_a_delegation_gives_it_back(self, stand: Stand) -> None:
+        row = delegation_row()
+        assert not await stand.store.give_back_delegation(row.key, 1)
+        await stand.store.put_delegation(row)
+        assert not await stand.store.give_back_delegation(row.key, 1)
+        late = await stand.store.take_delegation(row.key)
+        assert late is not None
+        assert await stand.peer.give_back_delegation(row.key, late)
+        assert await stand.store.get_delegation(row.key) == row
+        assert not await stand.store.give_back_delegation(row.key, late)
+        taker = await stand.peer.take_delegation(row.key)
+        assert taker not in (None, late)
+        assert not await stand.store.give_back_delegation(row.key, late)
+        assert await stand.store.get_delegation(row.key) is None
+        assert await stand.store.get_taken(row.key) == row
+
+    async def test_one_that_holds_a_grant_is_not_given_back(self, stand: Stand) -> None:
+        row = delegation_row()
+        await stand.store.put_delegation(row)
+        taker = await stand.store.take_delegation(row.key)
+        assert taker is not None
+        held = replace(row, sealed=b"held")
+        assert await stand.store.change_taken(held, was=row.sealed)
+        assert not await stand.peer.give_back_delegation(row.key, taker)
+        assert await stand.peer.get_taken(row.key) == held
+
+    async def test_one_that_is_taken_is_left_to_who_took_it_for_longer(self, stand: Stand) -> None:
+        for number in (1, 2, 3):
+            row = delegation_row(number, expires_at=NOW - 1.0)
+            await stand.store.put_delegation(row)
+            if number > 1:
+                await stand.store.take_delegation(row.key)
+        assert await stand.store.change_taken(replace(row, sealed=b"held"), was=row.sealed)
+        assert await stand.peer.purge_delegations(NOW, taken=NOW - 2.0) == 2
+        assert await stand.store.get_taken(delegation_row(2).key) is not None
+        assert await stand.peer.purge_delegations(NOW, taken=NOW) == 1
 
     async def test_a_pending_delegation_is_not_overwritten(self, stand: Stand) -> None:
         row = delegation_row()
@@ -679,8 +705,8 @@ class DelegationConformance:
     async def test_expired_delegations_are_purged(self, stand: Stand) -> None:
         for number, expiry in ((1, NOW - 2.0), (2, NOW - 1.0), (3, NOW), (4, NOW + 1.0)):
             await stand.store.put_delegation(delegation_row(number, expires_at=expiry))
-        assert await stand.store.purge_delegations(NOW) == 2
-        assert await stand.store.purge_delegations(NOW) == 0
+        assert await stand.store.purge_delegations(NOW, taken=NOW) == 2
+        assert await stand.store.purge_delegations(NOW, taken=NOW) == 0
         left = [await stand.store.get_delegation(delegation_row(n).key) for n in (1, 2, 3, 4)]
         assert [row is not None for row in left] == [False, False, True, True]
 
@@ -838,9 +864,9 @@ class KeyConformance:
         assert not await stand.store.drop_data_key("a", head=HEAD)
         await stand.store.forget_context(grant.key, version=grant.version)
         assert not await stand.store.drop_data_key("a", head=HEAD)
-        await stand.store.purge_delegations(delegation.expires_at + 1.0)
+        await stand.store.purge_delegations(delegation.expires_at + 1.0, taken=delegation.expires_at + 1.0)
         assert not await stand.store.drop_data_key("a", head=HEAD)
-        await stand.store.purge_delegations(outcome_row().purge_at + 1.0)
+        await stand.store.purge_delegations(outcome_row().purge_at + 1.0, taken=NOW)
         assert not await stand.store.drop_data_key("a", head=HEAD)
         await stand.store.drop_revocation(revocation.id)
         assert await stand.peer.drop_data_key("a", head=HEAD)
@@ -889,9 +915,7 @@ class ResealingConformance:
         attempt = replace(grant.attempt, leased=True, unanswered=1)
         anew = replace(grant, sealed=b"anew " + grant.sealed, attempt=attempt)
         assert await stand.peer.get_grant(grant.key) == anew
-        assert await stand.peer.get_taken(delegation.key)
-        assert await stand.peer.give_back_delegation(delegation.key)
-        assert await stand.peer.get_delegation(delegation.key) == replace(
+        assert await stand.peer.get_taken(delegation.key) == replace(
             delegation, sealed=b"anew " + delegation.sealed
         )
         anew_outcome = outcome_row(context=2, sealed=b"anew " + HEAD + b"outcome")
@@ -906,7 +930,7 @@ class ResealingConformance:
         found = await stand.store.sealed_records(HEAD, limit=10)
         renewed = grant_row(version="v2", sealed=HEAD + b"renewed")
         await stand.peer.put_grant(renewed, replaces="v1")
-        await stand.peer.purge_delegations(delegation.expires_at + 1.0)
+        await stand.peer.purge_delegations(delegation.expires_at + 1.0, taken=delegation.expires_at + 1.0)
         assert await stand.store.reseal([(record, b"stale") for record in found]) == 2
         assert await stand.store.get_grant(grant.key) == renewed
         assert await stand.store.due_revocations(NOW, limit=10) == [replace(revocation, sealed=b"stale")]

@@ -301,7 +301,7 @@ LOST: dict[str, tuple[list[Change], bytes, Change]] = {
     "a delegation is taken": (
         [lambda s: s.put_delegation(PENDING)],
         b"UPDATE delegations",
-        lambda s: s.take_delegation(PENDING.key),
+        lambda s: _some(s.take_delegation(PENDING.key)),
     ),
     "a revocation is queued": ([], b"COMMIT", lambda s: _true(s.add_revocations([revocation_row()]))),
     "the first keys are added": ([], b"COMMIT", lambda s: s.add_keys(NEW_KEYS, first=True)),
@@ -317,6 +317,10 @@ LOST: dict[str, tuple[list[Change], bytes, Change]] = {
 async def _true(write: Awaitable[None]) -> bool:
     await write
     return True
+
+
+async def _some(write: Awaitable[object]) -> bool:
+    return await write is not None
 
 
 async def _none(read: Awaitable[object]) -> bool:

@@ -10,8 +10,8 @@ from tests.api.running import consumer, conversation
 from tokenvault.v1 import token_vault_pb2 as pb
 from tokenvault_sidecar.api import requests
 from tokenvault_sidecar.core.challenges import DelegationRequest
-from tokenvault_sidecar.core.delegations import AuthorizationResponse
 from tokenvault_sidecar.core.errors import InvalidRequest
+from tokenvault_sidecar.core.exchange import AuthorizationResponse
 from tokenvault_sidecar.core.model import Context, ContextKind, Secret
 from tokenvault_sidecar.core.policy import Allow, Rpc
 from tokenvault_sidecar.core.tokens import TokenRequest

@@ -12,7 +12,6 @@ from tests.fakes.usecases import CODE, LINK_EXPIRES_AT, issued
 from tokenvault.v1 import token_vault_pb2 as pb
 from tokenvault_sidecar.api.status import CODES, DOMAIN
 from tokenvault_sidecar.core.challenges import DelegationRequest
-from tokenvault_sidecar.core.delegations import AuthorizationResponse
 from tokenvault_sidecar.core.errors import (
     AnswerLost,
     ConfirmationCodeWrong,
@@ -26,6 +25,7 @@ from tokenvault_sidecar.core.errors import (
     StoreUnavailable,
     VaultError,
 )
+from tokenvault_sidecar.core.exchange import AuthorizationResponse
 from tokenvault_sidecar.core.model import Confirmation, Context, ContextKind, Secret
 from tokenvault_sidecar.core.tokens import TokenRequest
 

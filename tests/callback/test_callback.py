@@ -17,11 +17,12 @@ from tokenvault_sidecar.core.errors import GrantNotFound, ServerUnavailable
 from tokenvault_sidecar.core.model import ContextKind
 from tokenvault_sidecar.core.policy import Policy
 
-CODE, DONE, DECLINED, USED, WRONG = (
+CODE, DONE, DECLINED, USED, WAIT, WRONG = (
     "One more step",
     "You are logged in",
     "You have not agreed",
     "This link is no longer valid",
+    "Not finished yet",
     "Something went wrong",
 )
 
@@ -104,7 +105,8 @@ async def test_what_fails_beyond_has_a_face_of_its_own(port: Listening) -> None:
     sent = await port.came_back()
     port.world.server.faults.append(ServerUnavailable("away"))
     answer = await port.get(sent)
-    assert (answer.status, WRONG in answer.body) == (400, True)
+    assert (answer.status, WAIT in answer.body) == (503, True)
+    assert "replaceState" not in answer.body  # the address is what is reloaded
     assert DONE in (await port.get(sent)).body  # the code was not used: it may be shown again
     assert WRONG in (await port.get(await port.came_back(iss="https://evil.test"))).body
 

@@ -11,7 +11,6 @@ import pytest
 from tests.core.world import ALICE, CHAT, REDIRECT, World, permit_all
 from tests.fakes.memory_store import MemoryStore
 from tests.fakes.server import lost
-from tokenvault_sidecar.core.delegations import AuthorizationResponse
 from tokenvault_sidecar.core.errors import (
     AuthorizationDenied,
     CodeRejected,
@@ -27,6 +26,7 @@ from tokenvault_sidecar.core.errors import (
     SubjectMismatch,
     VaultError,
 )
+from tokenvault_sidecar.core.exchange import AuthorizationResponse
 from tokenvault_sidecar.core.model import Context, ContextKind, Secret
 from tokenvault_sidecar.core.ports import GrantRow
 from tokenvault_sidecar.core.tokens import Revocation
@@ -123,7 +123,7 @@ async def test_a_state_works_once(world: World) -> None:
 async def test_of_many_who_show_one_state_one_wins(world: World) -> None:
     url = await world.challenge(ALICE)
     results = await asyncio.gather(*(world.complete(url) for _ in range(20)), return_exceptions=True)
-    assert sum(isinstance(r, StateNotFound) for r in results) == 19
+    assert sum(isinstance(r, ServerUnavailable | StateNotFound) for r in results) == 19
     assert world.server.requests == ["authorization_code"]
 
 

@@ -162,8 +162,8 @@ async def test_one_that_is_tried_again_at_once_is_told_as_it_ends(
     world.server.faults.append(ServerUnavailable("away"))
     give_back = world.store.give_back_delegation
 
-    async def given_back_and_used(key: bytes) -> bool:
-        given = await give_back(key)
+    async def given_back_and_used(key: bytes, taker: int) -> bool:
+        given = await give_back(key, taker)
         await again.delegations.complete(response, caller="bot", permit=permit_all)
         return given
 

@@ -90,6 +90,10 @@ class Sidecars(RuleBasedStateMachine):
             self.family[context] = self.server.codes[response.code.reveal()].family
         except (StateNotFound, SubjectMismatch, ServerUnavailable):
             pass
+        except asyncio.CancelledError:  # by a crash: it may have been stored all the same
+            self.gone.discard(context)
+            self.family.pop(context, None)
+            raise
         finally:
             self.completing[context] -= 1
 
@@ -114,6 +118,7 @@ class Sidecars(RuleBasedStateMachine):
         if (
             quiet
             and family is not None
+            and family_before is not None
             and family_before is self.family.get(context)
             and not self.completing[context]
         ):

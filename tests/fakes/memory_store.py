@@ -19,6 +19,9 @@ from tokenvault_sidecar.core.ports import (
     WrappedKey,
 )
 
+_HELD = -1
+"""In place of who took a delegation: a grant is held in it."""
+
 
 class MemoryStore:
     """Implements `core.ports.Store`. Advance `lease_clock` to let leases run out."""
@@ -27,7 +30,8 @@ class MemoryStore:
         self.down = False
         self.grants: dict[bytes, GrantRow] = {}
         self.delegations: dict[bytes, DelegationRow] = {}
-        self.taken: set[bytes] = set()
+        self.taken: dict[bytes, int] = {}
+        self._takers = 0
         self.outcomes: dict[bytes, OutcomeRow] = {}
         self.revocations: dict[str, RevocationRow] = {}
         self.keys: list[WrappedKey] = []
@@ -163,12 +167,13 @@ class MemoryStore:
         await self._turn()
         return None if key in self.taken else self.delegations.get(key)
 
-    async def take_delegation(self, key: bytes) -> bool:
+    async def take_delegation(self, key: bytes) -> int | None:
         await self._turn()
         if key not in self.delegations or key in self.taken:
-            return False
-        self.taken.add(key)
-        return True
+            return None
+        self._takers += 1
+        self.taken[key] = self._takers
+        return self._takers
 
     async def get_taken(self, key: bytes) -> DelegationRow | None:
         await self._turn()
@@ -188,6 +193,7 @@ class MemoryStore:
         self._queue(revocations)
         known = self.delegations[row.key]
         self.delegations[row.key] = replace(known, sealed=row.sealed, expires_at=row.expires_at)
+        self.taken[row.key] = _HELD
         self._set_outcome(outcome)
         return True
 
@@ -199,16 +205,17 @@ class MemoryStore:
         self._set_outcome(outcome)
         return True
 
-    async def give_back_delegation(self, key: bytes) -> bool:
+    async def give_back_delegation(self, key: bytes, taker: int) -> bool:
         await self._turn()
-        if key not in self.delegations or key not in self.taken:
+        if key not in self.delegations or self.taken.get(key) != taker:
             return False
-        self.taken.discard(key)
+        del self.taken[key]
         return True
 
-    async def purge_delegations(self, now: float) -> int:
+    async def purge_delegations(self, now: float, *, taken: float) -> int:
         await self._turn()
-        stale = [key for key, row in self.delegations.items() if row.expires_at < now]
+        until = {key: taken if self.taken.get(key, _HELD) != _HELD else now for key in self.delegations}
+        stale = [key for key, row in self.delegations.items() if row.expires_at < until[key]]
         for key in stale:
             del self.delegations[key]
         self.outcomes = {k: row for k, row in self.outcomes.items() if row.purge_at >= now}

@@ -8,8 +8,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from urllib.parse import parse_qs, urlencode, urlsplit
 
-from tokenvault_sidecar.core.delegations import AuthorizationResponse, code_challenge
+from tokenvault_sidecar.core.delegations import code_challenge
 from tokenvault_sidecar.core.errors import AnswerLost, InvalidGrant, InvalidIdToken
+from tokenvault_sidecar.core.exchange import AuthorizationResponse
 from tokenvault_sidecar.core.model import Secret
 from tokenvault_sidecar.core.ports import (
     AuthorizationRequest,

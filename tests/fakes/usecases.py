@@ -6,8 +6,9 @@ from collections.abc import AsyncGenerator, Callable
 from tokenvault_sidecar.core.challenges import DelegationRequest
 from tokenvault_sidecar.core.confirmation import Confirmations
 from tokenvault_sidecar.core.consent import Consent
-from tokenvault_sidecar.core.delegations import AuthorizationResponse, Challenge, Delegations
+from tokenvault_sidecar.core.delegations import Challenge, Delegations
 from tokenvault_sidecar.core.errors import ConfirmationCodeWrong, GrantNotFound, StateNotFound
+from tokenvault_sidecar.core.exchange import AuthorizationResponse
 from tokenvault_sidecar.core.model import Confirmation, Context, ContextKind, Delegated, Outcome, Secret
 from tokenvault_sidecar.core.outcomes import Outcomes
 from tokenvault_sidecar.core.tokens import IssuedToken, Revocation, TokenRequest, Tokens

@@ -25,7 +25,7 @@ from tokenvault_sidecar.api.record import recorder
 from tokenvault_sidecar.api.server import HealthServicer, build_server
 from tokenvault_sidecar.api.servicer import Servicer
 from tokenvault_sidecar.core.challenges import DelegationRequest
-from tokenvault_sidecar.core.delegations import AuthorizationResponse
+from tokenvault_sidecar.core.exchange import AuthorizationResponse
 from tokenvault_sidecar.core.limits import Limits
 from tokenvault_sidecar.core.model import ContextKind
 from tokenvault_sidecar.core.policy import Allow, Caller, Policy, Rpc

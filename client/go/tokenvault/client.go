@@ -64,7 +64,7 @@ func (c *Client) StartDelegation(ctx context.Context, d Delegation) (*Challenge,
 }
 
 // CompleteDelegation takes the query that arrived at the redirect URI. Never
-// repeat it: a state works once.
+// repeat it once it was answered: a state works once.
 func (c *Client) CompleteDelegation(ctx context.Context, query url.Values) (*Delegated, error) {
 	answer, err := call(ctx, c, completeTimeout, pb.TokenVaultClient.CompleteDelegation, &pb.CompleteDelegationRequest{
 		State:            query.Get("state"),

@@ -49,7 +49,6 @@ from tokenvault_sidecar.core.ports import (
 DATABASE_CLOCK = "CAST(extract(epoch FROM clock_timestamp()) AS double precision)"
 """Seconds on the database's clock, in SQL."""
 
-_TAKERS = 2**62
 _UNDO_SECONDS = 600.0
 
 _IS_LEASED = "SELECT 1 FROM grants WHERE key = :key AND lease_owner = :owner"
@@ -58,7 +57,6 @@ _UNDO_LEASE = """
     WHERE key = :key AND lease_owner = :owner
 """
 _IS_TAKEN_BY = "SELECT 1 FROM delegations WHERE key = :key AND taken = :taker"
-_UNDO_TAKING = "UPDATE delegations SET taken = 0 WHERE key = :key AND taken = :taker"
 _PROBE = "SELECT current_setting('transaction_read_only') FROM tokenvault_schema"
 _NEEDS_ROOM = """
     INSERT INTO outcomes (key, context_key, brand, kind, purge_at, sealed)
@@ -228,12 +226,17 @@ class PostgresStore:
         found = await self._database.read(sql.GET_DELEGATION, {"key": key})
         return rows.delegation(found[0]) if found else None
 
-    async def take_delegation(self, key: bytes) -> bool:
-        # By a number of its own, each who takes it can tell whether it was the one.
-        values = {"key": key, "taker": 1 + secrets.randbelow(_TAKERS)}
-        return await self._database.claim(
-            sql.TAKE_DELEGATION, values, done=(_IS_TAKEN_BY, values), undo=_UNDO_TAKING, seconds=_UNDO_SECONDS
+    async def take_delegation(self, key: bytes) -> int | None:
+        taker = rows.new_taker()
+        values = {"key": key, "taker": taker}
+        taken = await self._database.claim(
+            sql.TAKE_DELEGATION,
+            values,
+            done=(_IS_TAKEN_BY, values),
+            undo=sql.GIVE_BACK_DELEGATION,
+            seconds=_UNDO_SECONDS,
         )
+        return taker if taken else None
 
     async def get_taken(self, key: bytes) -> DelegationRow | None:
         found = await self._database.read(sql.GET_TAKEN, {"key": key})
@@ -273,13 +276,13 @@ class PostgresStore:
         values = {"key": outcome.key, "sealed": outcome.sealed}
         return await self._database.write(end, done=happened(there, values))
 
-    async def give_back_delegation(self, key: bytes) -> bool:
-        return await self._database.change(sql.GIVE_BACK_DELEGATION, {"key": key})
+    async def give_back_delegation(self, key: bytes, taker: int) -> bool:
+        return await self._database.change(sql.GIVE_BACK_DELEGATION, {"key": key, "taker": taker})
 
-    async def purge_delegations(self, now: float) -> int:
+    async def purge_delegations(self, now: float, *, taken: float) -> int:
         async def purge(connection: Connection) -> int:
             await execute(connection, sql.PURGE_OUTCOMES, {"now": now})
-            return (await execute(connection, sql.PURGE_DELEGATIONS, {"now": now})).rowcount
+            return (await execute(connection, sql.PURGE_DELEGATIONS, {"now": now, "taken": taken})).rowcount
 
         return await self._database.write(purge)
 

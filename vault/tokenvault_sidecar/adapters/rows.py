@@ -1,5 +1,6 @@
 """Between the ports' records and the rows of a database."""
 
+import secrets
 from collections.abc import Iterable
 from typing import Any
 
@@ -16,6 +17,11 @@ from tokenvault_sidecar.core.ports import (
 )
 
 Values = dict[str, object]
+
+
+def new_taker() -> int:
+    """By a number of its own each who takes a delegation can tell whether it was the one."""
+    return 1 + secrets.randbelow(2**62)
 
 
 def grant(row: Any) -> GrantRow:

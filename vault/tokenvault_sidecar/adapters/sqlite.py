@@ -199,8 +199,9 @@ class SqliteStore:
         found = self._read(sql.GET_DELEGATION, {"key": key})
         return rows.delegation(found[0]) if found else None
 
-    async def take_delegation(self, key: bytes) -> bool:
-        return await self._change(sql.TAKE_DELEGATION, {"key": key, "taker": 1})
+    async def take_delegation(self, key: bytes) -> int | None:
+        taker = rows.new_taker()
+        return taker if await self._change(sql.TAKE_DELEGATION, {"key": key, "taker": taker}) else None
 
     async def get_taken(self, key: bytes) -> DelegationRow | None:
         found = self._read(sql.GET_TAKEN, {"key": key})
@@ -232,13 +233,13 @@ class SqliteStore:
 
         return await self._writer.write(end)
 
-    async def give_back_delegation(self, key: bytes) -> bool:
-        return await self._change(sql.GIVE_BACK_DELEGATION, {"key": key})
+    async def give_back_delegation(self, key: bytes, taker: int) -> bool:
+        return await self._change(sql.GIVE_BACK_DELEGATION, {"key": key, "taker": taker})
 
-    async def purge_delegations(self, now: float) -> int:
+    async def purge_delegations(self, now: float, *, taken: float) -> int:
         def purge(connection: Connection) -> int:
             connection.execute(sql.PURGE_OUTCOMES, {"now": now})
-            return _change(connection, sql.PURGE_DELEGATIONS, {"now": now})
+            return _change(connection, sql.PURGE_DELEGATIONS, {"now": now, "taken": taken})
 
         return await self._writer.write(purge)
 

@@ -39,6 +39,7 @@ DELETE_GRANT = """
     DELETE FROM grants WHERE key = :key AND version = :version AND (sealed = :was OR :was IS NULL)
 """
 
+# `taken`: 0 nobody has, > 0 who has, -1 a grant is held in it.
 GET_DELEGATION = """
     SELECT key, context_key, brand, kind, expires_at, sealed FROM delegations WHERE key = :key AND taken = 0
 """
@@ -53,16 +54,16 @@ IS_TAKEN = """
     SELECT 1 FROM delegations WHERE key = :key AND taken <> 0 AND (sealed = :was OR :was IS NULL)
 """
 CHANGE_TAKEN = """
-    UPDATE delegations SET sealed = :sealed, expires_at = :expires_at
+    UPDATE delegations SET sealed = :sealed, expires_at = :expires_at, taken = -1
     WHERE key = :key AND taken <> 0 AND sealed = :was
 """
 END_TAKEN = "DELETE FROM delegations WHERE key = :key AND taken <> 0 AND sealed = :sealed"
 TAKE_DELEGATION = "UPDATE delegations SET taken = :taker WHERE key = :key AND taken = 0"
-GIVE_BACK_DELEGATION = "UPDATE delegations SET taken = 0 WHERE key = :key AND taken <> 0"
+GIVE_BACK_DELEGATION = "UPDATE delegations SET taken = 0 WHERE key = :key AND taken = :taker"
 DELETE_DELEGATION = "DELETE FROM delegations WHERE key = :key"
 VOID_CONTEXT = "DELETE FROM delegations WHERE context_key = :key"
 VOID_BRAND = "DELETE FROM delegations WHERE brand = :brand"
-PURGE_DELEGATIONS = "DELETE FROM delegations WHERE expires_at < :now"
+PURGE_DELEGATIONS = "DELETE FROM delegations WHERE expires_at < :now AND (taken <= 0 OR expires_at < :taken)"
 
 GET_OUTCOME = "SELECT key, context_key, brand, kind, purge_at, sealed FROM outcomes WHERE key = :key"
 LATEST_OUTCOMES = """

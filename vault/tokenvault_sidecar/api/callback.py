@@ -6,7 +6,8 @@ brand in the path. Nothing that arrives here is shown, logged or kept.
 
 Where the brand has consumers confirm, the page shows the code once, to who
 brought the response. Only its hash is kept: who reloads the page, or comes
-back to it, sees that the link is used, and asks for a new one.
+back to it, sees that the link is used, and asks for a new one. But a page that
+could not tell yet what came of the login is to be reloaded, until it can.
 """
 
 import asyncio
@@ -28,13 +29,16 @@ from tokenvault_sidecar.api.pages import Look, page
 from tokenvault_sidecar.api.words import Face, language_for
 from tokenvault_sidecar.core.delegations import Delegations
 from tokenvault_sidecar.core.errors import (
+    AnswerLost,
     AuthorizationDenied,
     InvalidRequest,
     Reason,
+    ServerUnavailable,
     StateNotFound,
+    StoreUnavailable,
     VaultError,
 )
-from tokenvault_sidecar.core.model import Delegated, Delegation
+from tokenvault_sidecar.core.model import Delegated, Delegation, Outcome
 from tokenvault_sidecar.core.policy import Call, Policy, Rpc
 from tokenvault_sidecar.core.tracing import BeginCall, current_span
 from tokenvault_sidecar.http_server import Bounds
@@ -51,7 +55,14 @@ MAX_BODY: Final = 16 * 1024
 _BODY_SECONDS: Final = 5.0
 _FORM: Final = "application/x-www-form-urlencoded"
 _PARAMETERS: Final = frozenset({"state", "code", "iss", "error"})
-_STATUS: Final = {Face.DONE: 200, Face.CODE: 200, Face.DECLINED: 200, Face.USED: 404, Face.WRONG: 400}
+_STATUS: Final = {
+    Face.DONE: 200,
+    Face.CODE: 200,
+    Face.DECLINED: 200,
+    Face.USED: 404,
+    Face.WAIT: 503,
+    Face.WRONG: 400,
+}
 _HEADERS: Final = {
     "cache-control": "no-store",
     "content-security-policy": "default-src 'none'; frame-ancestors 'none'",
@@ -113,7 +124,7 @@ class Callback:
             call.span = self._trace(NAME, ())  # a browser's own trace is not its caller's
             current_span.set(call.span)
 
-        def permit(delegation: Delegation) -> None:
+        def permit(delegation: Delegation | Outcome) -> None:
             policy = self._policy()
             call.caller = policy.named(delegation.caller)
             call.brand, call.context = delegation.brand, delegation.context
@@ -151,6 +162,8 @@ def _face(error: VaultError) -> Face:
         return Face.DECLINED
     if isinstance(error, StateNotFound | InvalidRequest):
         return Face.USED
+    if isinstance(error, StoreUnavailable | ServerUnavailable) and not isinstance(error, AnswerLost):
+        return Face.WAIT
     return Face.WRONG
 
 

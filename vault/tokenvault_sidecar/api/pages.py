@@ -14,6 +14,9 @@ from tokenvault_sidecar.core.model import Delegated
 FORGET: Final = 'history.replaceState(null,"",location.pathname)'
 """Takes code and state out of the address, and so out of the history."""
 
+KEEP: Final = "0"
+"""Leaves them there: the page is to be reloaded."""
+
 CLOSE: Final = "setTimeout(function(){window.close()},3000)"
 """Closes the pop-up it was opened as; a tab that nobody opened stays."""
 
@@ -84,7 +87,7 @@ def page(look: Look, face: Face, language: str, done: Delegated | None = None) -
     if done and done.confirmation:
         style += _CODE_STYLE
         code = _code(done.confirmation.code.reveal(), words)
-    script = f"{FORGET};{CLOSE}" if face is Face.DONE else FORGET
+    script = {Face.DONE: f"{FORGET};{CLOSE}", Face.WAIT: KEEP}.get(face, FORGET)
     allowed = [{**UNTOLD, **look.scopes}.get(scope, scope) for scope in done.scopes] if done else []
     items = "".join(f"<li>{escape(item)}</li>" for item in allowed if item)
     html = _PAGE.substitute(

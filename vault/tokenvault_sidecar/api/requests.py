@@ -13,8 +13,8 @@ from google.protobuf.duration_pb2 import Duration
 from tokenvault.v1 import token_vault_pb2 as pb
 from tokenvault_sidecar.core.challenges import DelegationRequest
 from tokenvault_sidecar.core.confirmation import DIGITS, read_code
-from tokenvault_sidecar.core.delegations import AuthorizationResponse
 from tokenvault_sidecar.core.errors import InvalidRequest
+from tokenvault_sidecar.core.exchange import AuthorizationResponse
 from tokenvault_sidecar.core.model import Context, ContextKind, Secret
 from tokenvault_sidecar.core.policy import Allow
 from tokenvault_sidecar.core.tokens import TokenRequest

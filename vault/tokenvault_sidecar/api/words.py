@@ -13,6 +13,7 @@ class Face(StrEnum):
     CODE = "code"
     DECLINED = "declined"
     USED = "used"
+    WAIT = "wait"
     WRONG = "wrong"
 
 
@@ -41,6 +42,8 @@ LANGUAGES: Final[Mapping[str, Words]] = {
         "used": "This link is no longer valid",
         "used.text": "It has been used already, or has expired. If you have just logged in, go back to the "
         "conversation. Otherwise ask there for a new link.",
+        "wait": "Not finished yet",
+        "wait.text": "Your login could not be completed yet. Please wait a moment, then reload this page.",
         "wrong": "Something went wrong",
         "wrong.text": "Nothing was shared. Please go back to the conversation and try again from there.",
     },
@@ -61,6 +64,9 @@ LANGUAGES: Final[Mapping[str, Words]] = {
         "used.text": "Er wurde schon benutzt oder ist abgelaufen. Wenn Sie sich gerade angemeldet "
         "haben, kehren "
         "Sie zur Unterhaltung zurück. Andernfalls bitten Sie dort um einen neuen Link.",
+        "wait": "Noch nicht fertig",
+        "wait.text": "Ihre Anmeldung konnte noch nicht abgeschlossen werden. Bitte warten Sie einen "
+        "Moment, und laden Sie diese Seite dann neu.",
         "wrong": "Etwas ist schiefgegangen",
         "wrong.text": "Es wurde nichts freigegeben. Bitte kehren Sie zur Unterhaltung zurück und "
         "versuchen Sie "
@@ -82,6 +88,9 @@ LANGUAGES: Final[Mapping[str, Words]] = {
         "used": "Ce lien n’est plus valable",
         "used.text": "Il a déjà été utilisé ou a expiré. Si vous venez de vous connecter, revenez à la "
         "conversation. Sinon, demandez-y un nouveau lien.",
+        "wait": "Pas encore terminé",
+        "wait.text": "Votre connexion n’a pas encore pu aboutir. Veuillez patienter un instant, puis "
+        "recharger cette page.",
         "wrong": "Un problème est survenu",
         "wrong.text": "Rien n’a été partagé. Veuillez revenir à la conversation et réessayer à partir de là.",
     },
@@ -101,6 +110,9 @@ LANGUAGES: Final[Mapping[str, Words]] = {
         "used.text": "Ya se ha utilizado o ha caducado. Si acaba de iniciar sesión, vuelva a la "
         "conversación. "
         "De lo contrario, pida allí un enlace nuevo.",
+        "wait": "Aún no ha terminado",
+        "wait.text": "Todavía no se ha podido completar su inicio de sesión. Espere un momento y vuelva "
+        "a cargar esta página.",
         "wrong": "Algo ha salido mal",
         "wrong.text": "No se ha compartido nada. Vuelva a la conversación e inténtelo de nuevo desde allí.",
     },
@@ -119,6 +131,8 @@ LANGUAGES: Final[Mapping[str, Words]] = {
         "used.text": "De link is al gebruikt of verlopen. Hebt u net ingelogd, ga dan terug naar het "
         "gesprek. "
         "Vraag daar anders om een nieuwe link.",
+        "wait": "Nog niet klaar",
+        "wait.text": "Het inloggen kon nog niet worden voltooid. Wacht even en laad deze pagina dan opnieuw.",
         "wrong": "Er is iets misgegaan",
         "wrong.text": "Er is niets gedeeld. Ga terug naar het gesprek en probeer het van daaruit opnieuw.",
     },
@@ -136,6 +150,8 @@ LANGUAGES: Final[Mapping[str, Words]] = {
         "used": "הקישור הזה כבר אינו תקף",
         "used.text": "כבר נעשה בו שימוש, או שפג תוקפו. אם התחברת זה עתה, אפשר לחזור לשיחה. אחרת, יש "
         "לבקש שם קישור חדש.",
+        "wait": "עוד לא הסתיים",
+        "wait.text": "עדיין לא ניתן היה להשלים את ההתחברות. יש להמתין רגע ואז לטעון מחדש את הדף הזה.",
         "wrong": "משהו השתבש",
         "wrong.text": "לא שותף דבר. יש לחזור לשיחה ולנסות שוב משם.",
     },

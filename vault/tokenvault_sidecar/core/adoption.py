@@ -5,7 +5,6 @@ answer is revoked, never written. What cannot be stored now is kept and tried
 until it can: tokens, refusals and failures alike.
 """
 
-import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -74,15 +73,7 @@ class Adoption:
         return adopted
 
     async def _insist(self, write: Callable[[], Awaitable[T]], brand: str) -> T:
-        """Write what an authorization server answered, however long the store cannot."""
-        pause = 0.05
-        while True:
-            try:
-                return await write()
-            except StoreUnavailable:
-                self._vault.events("renewal_unsaved", brand=brand, retry_in=pause)
-                await asyncio.sleep(pause)
-                pause = min(pause * 2, 2.0)
+        return await self._vault.insist(write, event="renewal_unsaved", brand=brand)
 
     async def _late(self, redemption: Redemption, renewed: Grant, current: GrantRow | None) -> Grant:
         """An answer nobody waits for any more: revoked, never written.

@@ -9,7 +9,6 @@ in between, and whatever voids the delegation, they end revoked or kept.
 """
 
 import asyncio
-import hashlib
 import hmac
 import unicodedata
 from collections.abc import Callable
@@ -23,7 +22,7 @@ from tokenvault_sidecar.core.errors import (
     SubjectMismatch,
     VaultError,
 )
-from tokenvault_sidecar.core.keeping import Keeping, delegated, state_not_found
+from tokenvault_sidecar.core.keeping import Keeping, delegated, state_not_found, used
 from tokenvault_sidecar.core.model import (
     Brand,
     Confirmation,
@@ -47,6 +46,8 @@ DIGITS: Final = 8
 TRIES: Final = 5
 """Wrong codes until the delegation is void: a guesser is right once in 20 million logins."""
 
+_HELD: Final = (DelegationStatus.AWAITING_CONFIRMATION, DelegationStatus.COMPLETED)
+
 
 class Confirmations:
     """Grants under lock, from the consumer's login to the code they bring."""
@@ -57,41 +58,56 @@ class Confirmations:
         self._keeping = keeping
         self._outcomes = outcomes
 
-    async def hold(self, key: bytes, delegation: Delegation, grant: Grant, brand: Brand) -> Confirmation:
-        """Lock the grant that this taken delegation, of row key `key`, has led to.
+    async def hold(
+        self, key: bytes, delegation: Delegation, grant: Grant, brand: Brand, response: bytes
+    ) -> None:
+        """Lock the grant that this taken delegation, of row key `key`, has led to. Safe to repeat.
 
+        `response` is the hash of what the consumer came back with: by it the code is known again.
         `brand` is as it was when that began: it may be gone by now.
 
         Raises StateNotFound where the delegation was voided meanwhile,
         SubjectMismatch, StoreUnavailable.
         """
-        confirmation = Confirmation(self._new_code(), self._vault.clock() + brand.delegation_lifetime)
-        revocations = self._revoker.rows(grant, due_at=confirmation.expires_at)
+        before = await self._outcomes.get(delegation.id)
+        if before is not None and before.status in _HELD:  # by a try that was not told so
+            return
+        await self._keeping.check_subject(delegation.context, grant)
+        until = self._vault.clock() + brand.delegation_lifetime
+        revocations = self._revoker.rows(grant, due_at=until)
         held = Held(
             grant=grant,
-            code=self._hash(delegation.id, confirmation.code),
+            code=self._hash(delegation.id, self._code(response)),
             revocations=tuple(row.id for row in revocations),
         )
-        outcome = self._outcomes.awaiting(key, delegation, until=confirmation.expires_at)
+        outcome = self._outcomes.awaiting(key, delegation, response, until=until)
+        while row := await self._vault.store.get_taken(key):
+            locked = self._vault.sealer.seal_held(replace(row, expires_at=until), held)
+            if await self._vault.store.change_taken(
+                locked, was=row.sealed, outcome=outcome, revocations=revocations
+            ):
+                self._vault.events("confirmation", brand=grant.brand, outcome="shown")
+                return
+        raise state_not_found()
 
-        written: set[bytes] = set()
+    async def show(self, outcome: Outcome, response: bytes) -> Delegated:
+        """The code, once, for who has shown the response of this hash.
 
-        async def store() -> None:
-            await self._keeping.check_subject(delegation.context, grant)
-            while row := await self._vault.store.get_taken(key):
-                if row.sealed in written:  # by a try that was not told so
-                    return
-                locked = self._vault.sealer.seal_held(replace(row, expires_at=confirmation.expires_at), held)
-                written.add(locked.sealed)
-                if await self._vault.store.change_taken(
-                    locked, was=row.sealed, outcome=outcome, revocations=revocations
-                ):
-                    return
-            raise state_not_found()
-
-        await self._keeping.patiently(grant.brand, store)
-        self._vault.events("confirmation", brand=grant.brand, outcome="shown")
-        return confirmation
+        Raises StateNotFound, StoreUnavailable.
+        """
+        code = self._code(response)
+        while taken := await self._vault.store.get_taken(outcome.delegation_key):
+            held = await self._vault.open_held(taken)
+            if not hmac.compare_digest(held.code, self._hash(outcome.delegation_id, code)):
+                break
+            if await self._vault.store.change_taken(
+                self._vault.sealer.seal_held(taken, held),
+                was=taken.sealed,
+                outcome=self._outcomes.told(outcome),
+            ):
+                confirmation = Confirmation(code, outcome.expires_at)
+                return replace(delegated(outcome.context, held.grant), confirmation=confirmation)
+        raise state_not_found()
 
     async def confirm(
         self, delegation_id: str, code: Secret, *, caller: str, permit: Callable[[str, Context], None]
@@ -143,9 +159,7 @@ class Confirmations:
 
     async def _unlock(self, outcome: Outcome, taken: DelegationRow, held: Held) -> Delegated | None:
         """None: the row is not as it was, or its tokens are being revoked."""
-        grant = held.grant
-        if grant.session:  # idle since the login, and used now
-            grant = replace(grant, session=replace(grant.session, last_used_at=self._vault.clock()))
+        grant = used(held.grant, self._vault.clock())
         done = delegated(outcome.context, grant)
         row = self._outcomes.ended(outcome, DelegationStatus.COMPLETED, delegated=done)
         completion = Completion(taken.key, row, taken.sealed, held.revocations)
@@ -194,9 +208,9 @@ class Confirmations:
             and outcome.brand in self._vault.brands
         )
 
-    def _new_code(self) -> Secret:
-        chance = int.from_bytes(hashlib.sha256(self._vault.new_secret().encode()).digest())
-        return Secret(f"{chance % 10**DIGITS:0{DIGITS}}")
+    def _code(self, response: bytes) -> Secret:
+        """Not by chance: whichever sidecar is shown the response once more finds it again."""
+        return self._vault.sealer.shown_code(response, digits=DIGITS)
 
     def _hash(self, delegation_id: str, code: Secret) -> bytes:
         return self._vault.sealer.code_hash(delegation_id, code)

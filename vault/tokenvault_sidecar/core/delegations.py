@@ -4,65 +4,35 @@ import asyncio
 import base64
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import partial
 
-from tokenvault_sidecar.core import challenges, responses
+from tokenvault_sidecar.core import challenges
 from tokenvault_sidecar.core.challenges import DelegationRequest
 from tokenvault_sidecar.core.confirmation import Confirmations
-from tokenvault_sidecar.core.errors import (
-    AnswerLost,
-    AuthorizationDenied,
-    CodeRejected,
-    DelegationFailed,
-    InvalidGrant,
-    InvalidIdToken,
-    IssuerMismatch,
-    ServerMisconfigured,
-    ServerUnavailable,
-    SubjectMismatch,
-    VaultError,
-)
-from tokenvault_sidecar.core.keeping import Keeping, delegated, state_not_found
+from tokenvault_sidecar.core.errors import DelegationFailed, ServerUnavailable, StoreUnavailable, VaultError
+from tokenvault_sidecar.core.exchange import AuthorizationResponse, CodeUnused, Exchange, logs_in
+from tokenvault_sidecar.core.keeping import Keeping, Shown, delegated, state_not_found, used
 from tokenvault_sidecar.core.model import (
     Brand,
     Context,
-    ContextKind,
     Delegated,
     Delegation,
+    DelegationStatus,
     Grant,
+    Outcome,
     Secret,
-    Session,
-    TokenSet,
 )
 from tokenvault_sidecar.core.outcomes import Outcomes
-from tokenvault_sidecar.core.ports import (
-    AuthorizationRequest,
-    AuthorizationServer,
-    Completion,
-    DelegationRow,
-    ServerFacts,
-    TokenAnswer,
-)
+from tokenvault_sidecar.core.ports import AuthorizationRequest, Completion
 from tokenvault_sidecar.core.revocation import Revoker
-from tokenvault_sidecar.core.vault import Vault
+from tokenvault_sidecar.core.vault import UNSAVED, Vault
 
-_REGISTERED_ERRORS = frozenset(
-    {
-        # RFC 6749 section 4.1.2.1
-        "invalid_request",
-        "unauthorized_client",
-        "access_denied",
-        "unsupported_response_type",
-        "invalid_scope",
-        "server_error",
-        "temporarily_unavailable",
-        # OpenID Connect Core section 3.1.2.6
-        "interaction_required",
-        "login_required",
-        "account_selection_required",
-        "consent_required",
-    }
-)
+PATIENCE = 4.0
+"""Seconds for which a caller waits while the store does not take what was answered."""
+
+Check = Callable[[Delegation | Outcome], None]
+"""Raises where a delegation is not this caller's to complete."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,22 +44,13 @@ class Challenge:
     expires_at: float
 
 
-@dataclass(frozen=True, slots=True)
-class AuthorizationResponse:
-    """What came back to the redirect URI (RFC 6749 section 4.1.2): a code or an error."""
-
-    state: Secret
-    code: Secret | None = None
-    iss: str | None = None
-    error: str | None = None
-
-
 class Delegations:
     """Pending challenges, from their start to the grant they leave."""
 
     def __init__(self, vault: Vault, revoker: Revoker) -> None:
         self._vault = vault
         self._revoker = revoker
+        self._exchange = Exchange(vault, revoker)
         self.outcomes = Outcomes(vault)
         self._keeping = Keeping(vault)
         self.confirmations = Confirmations(vault, revoker, self._keeping, self.outcomes)
@@ -100,8 +61,9 @@ class Delegations:
         Raises InvalidRequest, ServerUnavailable, ServerMisconfigured, StoreUnavailable.
         """
         brand = self._vault.brand(request.brand, request.context.kind)
+        state = Secret(self._vault.new_secret())
         delegation = Delegation(
-            id=self._vault.new_id(),
+            id=self._vault.sealer.delegation_id(state),
             brand=brand.id,
             context=request.context,
             caller=request.caller,
@@ -112,7 +74,6 @@ class Delegations:
             expires_at=self._vault.clock() + brand.delegation_lifetime,
             expected_subject=request.expected_subject,
         )
-        state = Secret(self._vault.new_secret())
         authorization = AuthorizationRequest(
             redirect_uri=delegation.redirect_uri,
             scopes=delegation.scopes,
@@ -143,12 +104,13 @@ class Delegations:
 
         `permit` is asked with the delegation's brand and context, and raises
         PolicyDenied. Raises DelegationFailed in all its kinds,
-        ServerUnavailable, ServerMisconfigured, StoreUnavailable: then nothing
-        is stored. After ServerUnavailable the same response may be tried
-        again where the state is still known: where the code was not used.
+        ServerMisconfigured: then nothing is stored. After ServerUnavailable,
+        StoreUnavailable, or none of these, the same response may be shown
+        again, but where an answer was lost: what was answered is kept until
+        the store takes it, and is told then, without a further request.
         """
 
-        def check(delegation: Delegation) -> None:
+        def check(delegation: Delegation | Outcome) -> None:
             if delegation.caller != caller:
                 raise state_not_found()
             permit(delegation.brand, delegation.context)
@@ -156,7 +118,11 @@ class Delegations:
         return await self._go_on(response, check)
 
     async def returned(
-        self, response: AuthorizationResponse, *, brand: str, permit: Callable[[Delegation], None]
+        self,
+        response: AuthorizationResponse,
+        *,
+        brand: str,
+        permit: Callable[[Delegation | Outcome], None],
     ) -> Delegated:
         """As `complete`, for a consumer who came back to the sidecar itself.
 
@@ -165,24 +131,28 @@ class Delegations:
         UnknownCaller and PolicyDenied where that caller may not do so now.
         """
 
-        def check(delegation: Delegation) -> None:
+        def check(delegation: Delegation | Outcome) -> None:
             if delegation.brand != brand:
                 raise state_not_found()
             permit(delegation)
 
         return await self._go_on(response, check)
 
-    async def _go_on(self, response: AuthorizationResponse, check: Callable[[Delegation], None]) -> Delegated:
+    async def _go_on(self, response: AuthorizationResponse, check: Check) -> Delegated:
         """Complete it, whether or not who asked for it stays."""
-        task = self._vault.background.spawn(self._complete(response, check), "delegation")
-        return await asyncio.shield(task)
+        code = response.code or Secret("")
+        shown = Shown(self._vault.sealer.response_hash(response.state, code))
+        task = self._vault.background.spawn(self._complete(response, check, shown), "delegation")
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            shown.unanswered = True
+            raise
 
-    async def _complete(
-        self, response: AuthorizationResponse, check: Callable[[Delegation], None]
-    ) -> Delegated:
+    async def _complete(self, response: AuthorizationResponse, check: Check, shown: Shown) -> Delegated:
         row = await self._vault.store.get_delegation(self._vault.sealer.state_key(response.state))
         if row is None:
-            raise state_not_found()
+            return await self._again(response, check, shown)
         delegation = await self._vault.open_delegation(row)
         brand = self._vault.brands.get(delegation.brand)
         if brand is None or delegation.expires_at <= self._vault.clock():
@@ -190,154 +160,93 @@ class Delegations:
         check(delegation)
         self._vault.brand(brand.id, delegation.context.kind)
         server = self._vault.servers[brand.id]
-        facts = await server.prepare(keys=_logs_in(delegation))
-        if not await self._vault.store.take_delegation(row.key):
-            raise state_not_found()
+        facts = await server.prepare(keys=logs_in(delegation))
+        taker = await self._vault.store.take_delegation(row.key)
+        if taker is None:
+            return await self._again(response, check, shown)
         try:
-            done = await self._redeem(response, delegation, row, brand, server, facts)
-        except VaultError as error:
+            grant = await self._exchange.grant(response, delegation, brand, server, facts)
+        except CodeUnused as error:  # who shows it again notes what comes of that
             self._vault.events("delegation", brand=brand.id, outcome=error.reason.value.lower())
-            if not isinstance(error, _GivenBack):  # who tries it again notes what comes of that
-                await self.outcomes.failed(row.key, delegation, error)
+            give_back = partial(self._vault.store.give_back_delegation, row.key, taker)
+            await self._vault.write_soon(give_back, event=UNSAVED, brand=brand.id)
             raise
-        self.outcomes.wake(delegation.id)
-        if done.confirmation is None:
-            self._vault.events("delegation", brand=brand.id, outcome="completed")
-        return done
-
-    async def _redeem(
-        self,
-        response: AuthorizationResponse,
-        delegation: Delegation,
-        row: DelegationRow,
-        brand: Brand,
-        server: AuthorizationServer,
-        facts: ServerFacts,
-    ) -> Delegated:
-        _check_issuer(brand, facts, response.iss)
-        if response.code is None:
-            raise _denied(brand, response.error)
-        answer = await self._exchange(response.code, delegation, row, server)
-        try:
-            tokens = responses.read_exchange(
-                answer, version=self._vault.new_id(), scopes=delegation.scopes, now=self._vault.clock()
+        except VaultError as error:
+            await self._failed(row.key, delegation, error)
+            raise
+        keeping = self._vault.background.spawn(
+            self._keep(row.key, delegation, grant, brand, shown.response), "delegation"
+        )
+        kept, _ = await asyncio.wait({keeping}, timeout=PATIENCE)
+        if not kept:
+            raise StoreUnavailable(
+                f"the consumer has logged in to brand {brand.id!r}, and the store does not take it: "
+                "it is kept as soon as the store does; repeat this call until then",
+                retry_after=1.0,
             )
-        except responses.UnusableAnswer as unusable:
-            raise CodeRejected(
-                f"the token response of brand {brand.id!r} is not usable: {unusable}; nothing was stored"
-            ) from None
-        if delegation.context.kind is ContextKind.CONSUMER:
-            grant = await self._consumer_grant(brand, delegation, tokens, server)
+        keeping.result()
+        return await self._tell(await self.outcomes.get(delegation.id), shown)
+
+    async def _again(self, response: AuthorizationResponse, check: Check, shown: Shown) -> Delegated:
+        """What came of a response that was shown before, where nobody was told. No request is made."""
+        outcome = await self.outcomes.get(self._vault.sealer.delegation_id(response.state))
+        if outcome is None or outcome.brand not in self._vault.brands:
+            raise state_not_found()
+        going_on = outcome.status is DelegationStatus.PENDING and outcome.expires_at > self._vault.clock()
+        if not going_on and not shown.led_to(outcome):
+            raise state_not_found()
+        check(outcome)
+        if going_on:
+            raise ServerUnavailable("this login is being completed: repeat the call", retry_after=1.0)
+        return await self._tell(outcome, shown)
+
+    async def _tell(self, outcome: Outcome | None, shown: Shown) -> Delegated:
+        """What came of it, told once: to who is still there."""
+        if outcome is None or not shown.led_to(outcome):
+            raise state_not_found()
+        if outcome.status is DelegationStatus.AWAITING_CONFIRMATION:
+            done = await self.confirmations.show(outcome, shown.response)
+        elif outcome.delegated and await self._vault.store.set_outcome(self.outcomes.told(outcome)):
+            done = outcome.delegated
         else:
-            grant = self._conversation_grant(brand, tokens)
-        return await self._keep(row.key, delegation, grant, brand)
-
-    async def _exchange(
-        self, code: Secret, delegation: Delegation, row: DelegationRow, server: AuthorizationServer
-    ) -> TokenAnswer:
-        try:
-            async with self._vault.gate(delegation.brand).request():
-                return await server.exchange(
-                    code, redirect_uri=delegation.redirect_uri, code_verifier=delegation.code_verifier
-                )
-        except InvalidGrant:
-            raise CodeRejected(
-                f"the authorization server of brand {delegation.brand!r} refused the code: "
-                "it is wrong, used or expired; start a new delegation"
-            ) from None
-        except AnswerLost:
-            raise
-        except ServerUnavailable as error:
-            await self._vault.store.give_back_delegation(row.key)
-            raise _GivenBack(error.message, retry_after=error.retry_after) from None
-
-    def _conversation_grant(self, brand: Brand, tokens: TokenSet) -> Grant:
-        """The access token alone: the refresh token is ignored, and so is the id token."""
-        lifetime = brand.contexts[ContextKind.CONVERSATION].max_lifetime
-        return Grant(
-            brand=brand.id,
-            kind=ContextKind.CONVERSATION,
-            family=self._vault.new_id(),
-            tokens=replace(tokens, refresh_token=None, id_token=None),
-            ends_at=tokens.issued_at + lifetime,
-        )
-
-    async def _consumer_grant(
-        self, brand: Brand, delegation: Delegation, tokens: TokenSet, server: AuthorizationServer
-    ) -> Grant:
-        settings = brand.contexts[ContextKind.CONSUMER]
-        now = tokens.issued_at
-        grant = Grant(
-            brand=brand.id,
-            kind=ContextKind.CONSUMER,
-            family=self._vault.new_id(),
-            tokens=tokens,
-            session=Session(now + settings.session_absolute, settings.session_idle, now),
-        )
-        if not _logs_in(delegation):
-            return replace(grant, tokens=replace(tokens, id_token=None))
-        try:
-            if tokens.id_token is None:
-                raise InvalidIdToken(f"brand {brand.id!r} sent no id token although openid was asked for")
-            claims = await server.verify_id_token(tokens.id_token, nonce=delegation.nonce, now=now)
-            if delegation.expected_subject not in (None, claims.subject):
-                raise SubjectMismatch(
-                    f"somebody else than expected logged in to brand {brand.id!r}: nothing was stored"
-                )
-        except (DelegationFailed, ServerUnavailable, ServerMisconfigured):
-            await self._revoker.queue(grant, refresh_token=True)
-            raise
-        return replace(
-            grant,
-            subject=claims.subject,
-            tokens=replace(tokens, id_token_expires_at=claims.expires_at),
-        )
-
-    async def _keep(self, taken: bytes, delegation: Delegation, grant: Grant, brand: Brand) -> Delegated:
-        """Store the grant, or where the brand's consumers confirm, lock it."""
-        done = delegated(delegation.context, grant)
-        try:
-            if brand.confirms:
-                confirmation = await self.confirmations.hold(taken, delegation, grant, brand)
-                return replace(done, confirmation=confirmation)
-            completion = Completion(taken, self.outcomes.completed(taken, delegation, done))
-
-            async def store() -> None:
-                if not await self._keeping.keep(delegation.context, grant, completion):
-                    raise state_not_found()
-
-            await self._keeping.patiently(brand.id, store)
-        except DelegationFailed:
-            await self._revoker.queue(grant, refresh_token=True)
-            raise
+            raise state_not_found()
+        if shown.unanswered:  # since a moment ago
+            let_again = partial(self.outcomes.let_again, outcome.delegation_id, shown.response)
+            await self._vault.insist(let_again, event=UNSAVED, brand=outcome.brand)
         return done
 
+    async def _keep(
+        self, taken: bytes, delegation: Delegation, grant: Grant, brand: Brand, response: bytes
+    ) -> None:
+        """Store the grant, or where the brand's consumers confirm, lock it; however long the store cannot."""
 
-class _GivenBack(ServerUnavailable):
-    """The code was not used: the same response may be tried again."""
+        async def store() -> None:
+            if brand.confirms:
+                await self.confirmations.hold(taken, delegation, grant, brand, response)
+                return
+            fresh = used(grant, self._vault.clock())
+            outcome = self.outcomes.completed(
+                taken, delegation, delegated(delegation.context, fresh), response
+            )
+            if not await self._keeping.keep(delegation.context, fresh, Completion(taken, outcome)):
+                raise state_not_found()
+
+        try:
+            await self._vault.insist(store, event=UNSAVED, brand=brand.id)
+        except DelegationFailed as error:
+            await self._revoker.revoke_soon(grant)
+            await self._failed(taken, delegation, error)
+            raise
+        if not brand.confirms:
+            self._vault.events("delegation", brand=brand.id, outcome="completed")
+        self.outcomes.wake(delegation.id)
+
+    async def _failed(self, key: bytes, delegation: Delegation, error: VaultError) -> None:
+        self._vault.events("delegation", brand=delegation.brand, outcome=error.reason.value.lower())
+        await self.outcomes.failed(key, delegation, error)
 
 
 def code_challenge(verifier: Secret) -> str:
     """The S256 code challenge (RFC 7636 section 4.2)."""
     digest = hashlib.sha256(verifier.reveal().encode("ascii")).digest()
     return base64.urlsafe_b64encode(digest).rstrip(b"=").decode()
-
-
-def _logs_in(delegation: Delegation) -> bool:
-    """Whether an id token is due, and is looked at."""
-    return delegation.context.kind is ContextKind.CONSUMER and challenges.OPENID in delegation.scopes
-
-
-def _check_issuer(brand: Brand, facts: ServerFacts, iss: str | None) -> None:
-    """RFC 9207 section 2.4: checked when sent, required where the server says it sends it."""
-    if iss is None and facts.sends_iss:
-        raise IssuerMismatch(f"the authorization response for brand {brand.id!r} lacks the iss it must have")
-    if iss is not None and iss != facts.issuer:
-        raise IssuerMismatch(f"the authorization response for brand {brand.id!r} came from another issuer")
-
-
-def _denied(brand: Brand, error: str | None) -> AuthorizationDenied:
-    name = error if error in _REGISTERED_ERRORS else "an unregistered error"
-    return AuthorizationDenied(
-        f"brand {brand.id!r} answered {name}: the consumer declined, or may not delegate"
-    )

@@ -7,7 +7,7 @@ from functools import partial
 from tokenvault_sidecar.core.errors import VaultError
 from tokenvault_sidecar.core.gate import BACKGROUND_SLOTS
 from tokenvault_sidecar.core.model import Grant
-from tokenvault_sidecar.core.outcomes import FINISHING
+from tokenvault_sidecar.core.outcomes import FINISHING, UNFINISHED
 from tokenvault_sidecar.core.renewal import Renewer
 from tokenvault_sidecar.core.revocation import Revoker
 from tokenvault_sidecar.core.rotation import Rotation
@@ -66,7 +66,7 @@ class Housekeeping:
         How many grants.
         """
         now = self._vault.clock()
-        await self._vault.store.purge_delegations(now - FINISHING)
+        await self._vault.store.purge_delegations(now - FINISHING, taken=now - UNFINISHED)
         rows = await self._vault.store.ended_grants(now, limit=PURGE_BATCH)
         for row in rows:
             await self._revoker.forget(row, voids=False)  # its end may be why the consumer is asked again

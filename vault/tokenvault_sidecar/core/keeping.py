@@ -1,15 +1,24 @@
 """Keeping what a delegation left: its grant, in place of the context's former one."""
 
-import asyncio
-from collections.abc import Awaitable, Callable
+import hmac
+from dataclasses import dataclass, replace
 
-from tokenvault_sidecar.core.errors import StateNotFound, StoreUnavailable, SubjectMismatch
-from tokenvault_sidecar.core.model import Context, Delegated, Grant
+from tokenvault_sidecar.core.errors import StateNotFound, SubjectMismatch
+from tokenvault_sidecar.core.model import Context, Delegated, Grant, Outcome
 from tokenvault_sidecar.core.ports import Completion, GrantRow
 from tokenvault_sidecar.core.vault import Vault
 
-STORE_PAUSES = (0.05, 0.2, 0.5, 1.0, 2.0)
-"""Seconds between tries to store what a code was exchanged for."""
+
+@dataclass(slots=True)
+class Shown:
+    """An authorization response that somebody shows, by its hash. `unanswered`: they have gone away."""
+
+    response: bytes
+    unanswered: bool = False
+
+    def led_to(self, outcome: Outcome) -> bool:
+        """Whether this came of it, and nobody was told."""
+        return hmac.compare_digest(outcome.untold or b"", self.response)
 
 
 class Keeping:
@@ -17,16 +26,6 @@ class Keeping:
 
     def __init__(self, vault: Vault) -> None:
         self._vault = vault
-
-    async def patiently(self, brand: str, store: Callable[[], Awaitable[None]]) -> None:
-        """Store something, through a short failure of the store: the code cannot be used again."""
-        for pause in STORE_PAUSES:
-            try:
-                return await store()
-            except StoreUnavailable:
-                self._vault.events("delegation_unsaved", brand=brand, retry_in=pause)
-                await asyncio.sleep(pause)
-        return await store()
 
     async def keep(self, context: Context, grant: Grant, completes: Completion) -> bool:
         """Store the grant in place of the context's former one, of the same person only.
@@ -62,6 +61,11 @@ class Keeping:
                 "nothing was stored; Invalidate the consumer first if the change is meant"
             )
         return stored
+
+
+def used(grant: Grant, now: float) -> Grant:
+    """The grant, whose consumer is there now: it may have waited since the login."""
+    return replace(grant, session=replace(grant.session, last_used_at=now)) if grant.session else grant
 
 
 def delegated(context: Context, grant: Grant) -> Delegated:

@@ -188,6 +188,7 @@ class Outcome:
     and FAILED, `delegated` with COMPLETED. `link` is that of a pending one
     which may be given again to who asks for the same, which `wish` tells.
     `expires_at` is the link's end; the confirmation code's, where one was shown.
+    `untold` is the hash of the response that led here until who shows it is told.
     """
 
     delegation_id: str
@@ -201,6 +202,7 @@ class Outcome:
     delegated: Delegated | None = None
     link: Secret | None = None
     wish: bytes | None = field(default=None, repr=False)
+    untold: bytes | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True)

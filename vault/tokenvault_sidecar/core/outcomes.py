@@ -38,7 +38,10 @@ KEPT = 3600.0
 """Seconds beyond the link's end for which an outcome is known."""
 
 FINISHING = 60.0
-"""Seconds beyond the link's end for which a delegation that was taken before may still complete."""
+"""Seconds beyond the link's end for which who watches waits for one that was taken before."""
+
+UNFINISHED = 86400.0
+"""Seconds beyond the link's end for which one that was taken may complete: its tokens wait for the store."""
 
 STORING = 5.0
 """Seconds beyond the confirmation code's end for which one that was brought before may still be stored."""
@@ -61,15 +64,35 @@ class Outcomes:
         """
         return self._row(replace(_outcome(key, delegation), link=link, wish=wish))
 
-    def completed(self, key: bytes, delegation: Delegation, delegated: Delegated) -> OutcomeRow:
-        """The row of one that succeeded, to be written with the grant; then `wake`."""
-        outcome = _outcome(key, delegation)
+    def completed(
+        self, key: bytes, delegation: Delegation, delegated: Delegated, response: bytes
+    ) -> OutcomeRow:
+        """The row of one that succeeded, to be written with the grant; then `wake`.
+
+        Who shows the response of this hash is told, once.
+        """
+        outcome = replace(_outcome(key, delegation), untold=response)
         return self._row(replace(outcome, status=DelegationStatus.COMPLETED, delegated=delegated))
 
-    def awaiting(self, key: bytes, delegation: Delegation, *, until: float) -> OutcomeRow:
-        """The row of one whose consumer has been shown a code, to be brought `until` then."""
+    def awaiting(self, key: bytes, delegation: Delegation, response: bytes, *, until: float) -> OutcomeRow:
+        """The row of one whose consumer is shown a code, to be brought `until` then; `response` as above."""
         status = DelegationStatus.AWAITING_CONFIRMATION
-        return self._row(replace(_outcome(key, delegation), status=status, expires_at=until))
+        return self._row(replace(_outcome(key, delegation), status=status, expires_at=until, untold=response))
+
+    def told(self, outcome: Outcome) -> OutcomeRow:
+        """The row of one that is told to who has shown its response: then that is used up."""
+        return self._row(replace(outcome, untold=None))
+
+    async def get(self, delegation_id: str) -> Outcome | None:
+        """What is known of it. Raises StoreUnavailable."""
+        row = await self._vault.store.get_outcome(self._vault.sealer.outcome_key(delegation_id))
+        return await self._vault.open_outcome(row) if row else None
+
+    async def let_again(self, delegation_id: str, response: bytes) -> None:
+        """Have it told once more to who shows the response of this hash. Raises StoreUnavailable."""
+        outcome = await self.get(delegation_id)
+        if outcome is not None:
+            await self._vault.store.set_outcome(self._row(replace(outcome, untold=response)))
 
     def ended(
         self,
@@ -83,15 +106,18 @@ class Outcomes:
         return self._row(replace(outcome, status=status, reason=reason, delegated=delegated))
 
     async def failed(self, key: bytes, delegation: Delegation, error: VaultError) -> None:
-        """Note that it came to nothing. Where the store is away that stays unknown, until it has expired."""
+        """Note that it came to nothing, and end the taken row; where the store is away, once it is back."""
         denied = isinstance(error, AuthorizationDenied)
         status = DelegationStatus.DENIED if denied else DelegationStatus.FAILED
         row = self._row(replace(_outcome(key, delegation), status=status, reason=error.reason))
-        try:
-            await self._vault.store.set_outcome(row)
-        except StoreUnavailable:
-            self._vault.events("outcome_unsaved", brand=delegation.brand)
-        self.wake(delegation.id)
+
+        async def end() -> None:
+            while taken := await self._vault.store.get_taken(key):
+                if await self._vault.store.end_taken(taken, outcome=row):
+                    break
+            self.wake(delegation.id)
+
+        await self._vault.write_soon(end, event="outcome_unsaved", brand=delegation.brand)
 
     def wake(self, delegation_id: str) -> None:
         """Have those who watch it look at once."""
@@ -161,8 +187,7 @@ class Outcomes:
         finishing = FINISHING if outcome.status is DelegationStatus.PENDING else STORING
         if late < finishing and await self._vault.store.get_taken(outcome.delegation_key):
             return outcome
-        row = await self._vault.store.get_outcome(self._vault.sealer.outcome_key(outcome.delegation_id))
-        latest = await self._vault.open_outcome(row) if row else outcome  # it may just have gone on
+        latest = await self.get(outcome.delegation_id) or outcome  # it may just have gone on
         if latest.status is not outcome.status:
             return await self._at_present(latest)
         return replace(outcome, status=DelegationStatus.EXPIRED)

@@ -253,8 +253,11 @@ class Store(Protocol):
     async def get_delegation(self, key: bytes) -> DelegationRow | None:
         """The row, or None; one that is taken is not to be seen."""
 
-    async def take_delegation(self, key: bytes) -> bool:
-        """Take the row: True for exactly one of all who do. It stays, unseen, until completed or voided."""
+    async def take_delegation(self, key: bytes) -> int | None:
+        """Take the row: the name of this taking for exactly one of all who do, for the others None.
+
+        It stays, unseen, until completed or voided.
+        """
 
     async def get_taken(self, key: bytes) -> DelegationRow | None:
         """The row where it is taken, else None."""
@@ -267,7 +270,7 @@ class Store(Protocol):
         outcome: OutcomeRow | None = None,
         revocations: Sequence[RevocationRow] = (),
     ) -> bool:
-        """Write `sealed` and `expires_at` while the row is taken and sealed as it `was`.
+        """Write `sealed` and `expires_at` while the row is taken and sealed as it `was`; then it is held.
 
         In the same transaction write the outcome, where one is there already,
         and queue the revocations. False: not that row, nothing written.
@@ -279,11 +282,14 @@ class Store(Protocol):
         False: not that row, nothing written.
         """
 
-    async def give_back_delegation(self, key: bytes) -> bool:
-        """Undo taking the row. False where it is not there, or not taken."""
+    async def give_back_delegation(self, key: bytes, taker: int) -> bool:
+        """Undo this taking of the row. False where it is not there, not taken so, or held."""
 
-    async def purge_delegations(self, now: float) -> int:
-        """Delete the rows that expired before `now`, how many; and outcomes whose `purge_at` was."""
+    async def purge_delegations(self, now: float, *, taken: float) -> int:
+        """Delete the rows that expired before `now`, how many; and outcomes whose `purge_at` was.
+
+        Those that are taken and not held: only where they expired before `taken`.
+        """
 
     async def get_outcome(self, key: bytes) -> OutcomeRow | None:
         """The row, or None."""

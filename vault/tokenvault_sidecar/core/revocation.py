@@ -2,12 +2,13 @@
 
 import asyncio
 from collections.abc import Sequence
+from functools import partial
 
 from tokenvault_sidecar.core import lifecycle
 from tokenvault_sidecar.core.errors import ServerMisconfigured, ServerUnavailable, StoreUnavailable
 from tokenvault_sidecar.core.model import Grant, Secret
 from tokenvault_sidecar.core.ports import GrantRow, RevocationRow
-from tokenvault_sidecar.core.vault import Vault
+from tokenvault_sidecar.core.vault import UNSAVED, Vault
 
 GIVE_UP_AFTER = 86400.0
 """Seconds after which a revocation that never succeeds is dropped, and said so."""
@@ -58,6 +59,11 @@ class Revoker:
         """Queue the tokens of a grant that is in no row."""
         await self._vault.store.add_revocations(self.rows(grant, refresh_token=refresh_token))
         self.work_soon()
+
+    async def revoke_soon(self, grant: Grant) -> None:
+        """Queue the tokens of a grant that was never stored; where the store is away, once it is back."""
+        queue = partial(self.queue, grant, refresh_token=True)
+        await self._vault.write_soon(queue, event=UNSAVED, brand=grant.brand)
 
     async def hurry(self, ids: Sequence[str]) -> None:
         """Have those of these that wait for their time tried now."""

@@ -7,6 +7,7 @@ its own after the version changed; a whole row put back as it was does. Row keys
 are HMAC-SHA-256, so that a stolen file cannot be searched for a consumer.
 """
 
+import base64
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -117,6 +118,21 @@ class Sealer:
         """The row key of a pending delegation: its state's hash, 32 bytes."""
         return self._blind("delegation", state.reveal())
 
+    def delegation_id(self, state: Secret) -> str:
+        """A delegation's id: who has the state finds by it what became of the delegation."""
+        return (
+            base64.urlsafe_b64encode(self._blind("delegation id", state.reveal())[:16]).decode().rstrip("=")
+        )
+
+    def response_hash(self, state: Secret, code: Secret) -> bytes:
+        """What is kept of an authorization response: 32 bytes, blind."""
+        return self._blind("response", state.reveal(), code.reveal())
+
+    def shown_code(self, response: bytes, *, digits: int) -> Secret:
+        """The confirmation code for who showed the response of this hash, and for nobody else."""
+        chance = int.from_bytes(self._blind("shown", response.hex()))
+        return Secret(f"{chance % 10**digits:0{digits}}")
+
     def seal_grant(self, key: bytes, grant: Grant) -> bytes:
         return self._seal(_grant_record(grant), "grants", key, grant.brand, grant.kind, grant.tokens.version)
 
@@ -211,6 +227,7 @@ class Sealer:
             ],
             "u": _reveal(outcome.link),
             "w": outcome.wish and outcome.wish.hex(),
+            "a": outcome.untold and outcome.untold.hex(),
         }
         return OutcomeRow(
             key=key,
@@ -246,8 +263,9 @@ class Sealer:
             status=DelegationStatus(r["st"]),
             reason=r["why"] and Reason(r["why"]),
             delegated=delegated,
-            link=_secret(r.get("u")),  # older records have neither
+            link=_secret(r.get("u")),  # older records have none of these
             wish=bytes.fromhex(r["w"]) if r.get("w") else None,
+            untold=bytes.fromhex(r["a"]) if r.get("a") else None,
         )
 
     def wish(self, *parts: str) -> bytes:

@@ -1,12 +1,13 @@
 """What every use-case works with: the ports, the brands, the sealer, and sources of chance."""
 
-from collections.abc import Callable, Mapping
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TypeVar
 
 from tokenvault_sidecar.core import lifecycle
 from tokenvault_sidecar.core.background import Background
-from tokenvault_sidecar.core.errors import InvalidRequest, ServerMisconfigured
+from tokenvault_sidecar.core.errors import InvalidRequest, ServerMisconfigured, StoreUnavailable
 from tokenvault_sidecar.core.gate import Gate
 from tokenvault_sidecar.core.model import (
     Brand,
@@ -31,8 +32,12 @@ from tokenvault_sidecar.core.ports import (
 )
 from tokenvault_sidecar.core.sealing import Sealer, UnknownDataKey
 
+T = TypeVar("T")
 _Row = TypeVar("_Row")
 _Opened = TypeVar("_Opened")
+
+UNSAVED = "delegation_unsaved"
+"""The event of a try to store what a code was exchanged for that the store did not take."""
 
 
 @dataclass(slots=True)
@@ -120,6 +125,24 @@ class Vault:
         except UnknownDataKey:  # a peer may have sealed it by a key that is newer than those here
             await self.keys.refresh()
             return opener(row)
+
+    async def insist(self, write: Callable[[], Awaitable[T]], *, event: str, brand: str) -> T:
+        """Write what an authorization server answered, however long the store cannot; `event` tells of it."""
+        pause = 0.05
+        while True:
+            try:
+                return await write()
+            except StoreUnavailable:
+                self.events(event, brand=brand, retry_in=pause)
+                await asyncio.sleep(pause)
+                pause = min(pause * 2, 2.0)
+
+    async def write_soon(self, write: Callable[[], Awaitable[object]], *, event: str, brand: str) -> None:
+        """The same, but nobody waits until the store can."""
+        try:
+            await write()
+        except StoreUnavailable:
+            self.background.spawn(self.insist(write, event=event, brand=brand), event)
 
     def row(self, key: bytes, grant: Grant) -> GrantRow:
         """The row of a grant, its due times computed; never due for a brand that is no longer configured."""

@@ -96,10 +96,15 @@ class TokenVaultServicer:
 
         Effect: uses up the state, exchanges the code, and keeps the tokens as the
         grant of that context; where the brand asks for a confirmation code, under
-        lock, and the answer holds the code. On any failure nothing is stored. Not
-        idempotent: a state works once, a repeated call fails with STATE_NOT_FOUND,
-        but after AS_UNAVAILABLE where the code was not used. The work goes on if
-        the caller goes away.
+        lock, and the answer holds the code. The work goes on if the caller goes
+        away. Not idempotent: a state works once, and once its caller has an answer
+        a repeated call fails with STATE_NOT_FOUND. But after AS_UNAVAILABLE and
+        STORE_UNAVAILABLE, and where no answer came, the same response may be sent
+        again, to whichever sidecar on the store: a code that was not used is used
+        then, what it was exchanged for is kept until the store takes it and told
+        then, and an answer of the authorization server that was lost is
+        STATE_NOT_FOUND. No code is exchanged twice. On any other failure nothing is
+        stored.
 
         Callers: only the caller that started the delegation.
 

@@ -74,7 +74,7 @@ public final class TokenVaultClient implements AutoCloseable {
         answer.getDelegationId(), answer.getAuthorizationUrl(), instant(answer.getExpireTime()));
   }
 
-  /** Takes the query that arrived at the redirect URI, decoded. Never repeat it: a state works once. */
+  /** Takes the query that arrived at the redirect URI, decoded. Not to be repeated once answered. */
   public Delegated completeDelegation(Map<String, String> query) {
     var request =
         CompleteDelegationRequest.newBuilder()

@@ -1,0 +1,257 @@
+"""What a code was exchanged for is kept until the store takes it, and told to who asks again."""
+
+import asyncio
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from tests.core.test_confirmation import GUARDED
+from tests.core.world import ACME, ALICE, CHAT, World, permit_all
+from tests.fakes.memory_store import MemoryStore
+from tokenvault_sidecar.core import delegations
+from tokenvault_sidecar.core.errors import (
+    CodeRejected,
+    GrantNotFound,
+    Reason,
+    ServerUnavailable,
+    StateNotFound,
+    StoreUnavailable,
+    SubjectMismatch,
+)
+from tokenvault_sidecar.core.exchange import AuthorizationResponse
+from tokenvault_sidecar.core.model import Brand, Context, Delegated, DelegationStatus, Secret
+from tokenvault_sidecar.core.ports import DelegationRow, GrantRow
+
+both = pytest.mark.parametrize("context", [ALICE, CHAT], ids=["consumer", "conversation"])
+brands = pytest.mark.parametrize("brand", [ACME, GUARDED], ids=["at once", "by a code"])
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who waits for the store is told to come again soon."""
+    monkeypatch.setattr(delegations, "PATIENCE", 0.1)
+
+
+@pytest.fixture
+def brand() -> Brand:
+    return ACME
+
+
+class Store(MemoryStore):
+    """Where it is `untold`, it does once more what it is asked, goes down, and says that it could not."""
+
+    untold = False
+
+    async def put_grant(self, row: GrantRow, **given: Any) -> bool:
+        return self._tell(await super().put_grant(row, **given))
+
+    async def change_taken(self, row: DelegationRow, **given: Any) -> bool:
+        return self._tell(await super().change_taken(row, **given))
+
+    def _tell(self, done: bool) -> bool:
+        if self.untold:
+            self.untold, self.down = False, True
+            raise StoreUnavailable("the connection broke", retry_after=1.0)
+        return done
+
+
+@pytest.fixture
+def store() -> Store:
+    return Store()
+
+
+@pytest.fixture
+def world(brand: Brand, store: Store) -> World:
+    return World(brand=brand, store=store)
+
+
+def sibling(world: World) -> World:
+    peer = world.sibling()
+    peer.vault.brands = world.vault.brands
+    return peer
+
+
+def show(world: World, response: AuthorizationResponse, caller: str = "bot") -> asyncio.Task[Delegated]:
+    return asyncio.create_task(world.delegations.complete(response, caller=caller, permit=permit_all))
+
+
+async def answered_while_away(world: World, response: AuthorizationResponse) -> asyncio.Task[Delegated]:
+    """The store goes down while the authorization server answers."""
+    assert isinstance(world.store, Store)
+    world.server.gate = asyncio.Event()
+    call = show(world, response)
+    async with asyncio.timeout(10):
+        while not world.server.requests:  # noqa: ASYNC110 a fake's plain state is awaited
+            await asyncio.sleep(0.001)
+    world.store.down = True
+    gate, world.server.gate = world.server.gate, None
+    gate.set()
+    return call
+
+
+async def insist(world: World, response: AuthorizationResponse) -> Delegated:
+    """Show it again for as long as that is asked for."""
+    async with asyncio.timeout(20):
+        while True:
+            try:
+                return await show(world, response)
+            except (StoreUnavailable, ServerUnavailable) as error:
+                await asyncio.sleep(min(error.retry_after or 20.0, 0.01))
+
+
+@both
+@brands
+@pytest.mark.parametrize("at_peer", [False, True], ids=["here", "at another"])
+@pytest.mark.parametrize("untold", [False, True], ids=["not stored", "stored untold"])
+async def test_an_answer_is_kept_and_told_to_who_asks_again(
+    world: World, store: Store, context: Context, at_peer: bool, untold: bool
+) -> None:
+    response = world.server.login(await world.challenge(context))
+    if untold:
+        store.untold = True
+        call = show(world, response)
+    else:
+        call = await answered_while_away(world, response)
+    with pytest.raises(StoreUnavailable, match="repeat this call") as told:
+        await call
+    assert told.value.retry_after
+    with pytest.raises(StoreUnavailable):
+        await show(world, response)
+    store.down = False
+    asked = sibling(world) if at_peer else world
+    with pytest.raises(StateNotFound):
+        await show(asked, replace(response, code=Secret("guessed")), caller="another")
+    done = await insist(asked, response)
+    assert done.context == context
+    if done.confirmation:
+        outcome = await world.delegations.outcomes.get(world.vault.sealer.delegation_id(response.state))
+        assert outcome is not None
+        assert outcome.expires_at == done.confirmation.expires_at
+        await world.delegations.confirmations.confirm(
+            outcome.delegation_id, done.confirmation.code, caller="bot", permit=permit_all
+        )
+    assert world.server.answers((await world.get(context)).access_token.reveal())
+    assert world.server.requests == ["authorization_code"]
+    await world.settle()
+    with pytest.raises(StateNotFound):  # a second time it is a replay
+        await show(asked, response)
+    assert not world.server.revoked
+
+
+@brands
+async def test_a_short_failure_is_waited_for(world: World, store: Store) -> None:
+    response = world.server.login(await world.challenge(ALICE))
+    call = await answered_while_away(world, response)
+    async with asyncio.timeout(10):
+        while not [name for name, _ in world.events.events if name == "delegation_unsaved"]:  # noqa: ASYNC110
+            await asyncio.sleep(0.001)
+    store.down = False
+    assert (await call).subject == "alice"
+    with pytest.raises(StateNotFound):
+        await show(world, response)
+
+
+@brands
+async def test_an_outage_longer_than_the_links_life(world: World, store: Store) -> None:
+    response = world.server.login(await world.challenge(ALICE))
+    with pytest.raises(StoreUnavailable):
+        await (await answered_while_away(world, response))
+    world.clock.advance(3 * ACME.delegation_lifetime)
+    store.down = False
+    peer = sibling(world)
+    await peer.housekeeping.purge()
+    await world.settle()
+    done = await insist(peer, response)
+    if done.confirmation:
+        assert done.confirmation.expires_at >= world.clock() + ACME.delegation_lifetime
+    else:
+        assert await world.get()
+
+
+async def test_another_response_and_another_caller_are_told_nothing(world: World, store: Store) -> None:
+    response = world.server.login(await world.challenge(ALICE))
+    with pytest.raises(StoreUnavailable):
+        await (await answered_while_away(world, response))
+    store.down = False
+    await world.settle()
+    with pytest.raises(StateNotFound):
+        await show(world, replace(response, code=Secret("guessed")))
+    with pytest.raises(StateNotFound):
+        await show(world, replace(response, code=None, error="access_denied"))
+    with pytest.raises(StateNotFound):
+        await show(world, response, caller="another")
+    assert (await show(world, response)).subject == "alice"
+
+
+@brands
+async def test_invalidated_while_it_waited_nothing_is_left(world: World, store: Store) -> None:
+    response = world.server.login(await world.challenge(ALICE))
+    with pytest.raises(StoreUnavailable):
+        await (await answered_while_away(world, response))
+    store.down = False
+    await sibling(world).tokens.invalidate("acme", ALICE)
+    await world.settle()
+    with pytest.raises(StateNotFound):
+        await show(world, response)
+    with pytest.raises(GrantNotFound):
+        await world.get()
+    assert not any(world.server.answers(token) for token in world.server.access_tokens)
+
+
+@brands
+async def test_one_who_went_away_may_show_it_again(world: World) -> None:
+    response = world.server.login(await world.challenge(ALICE))
+    world.server.gate = asyncio.Event()
+    call = show(world, response)
+    await asyncio.sleep(0.01)
+    call.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await call
+    with pytest.raises(ServerUnavailable, match="being completed"):
+        await show(sibling(world), response)
+    world.server.gate.set()
+    assert (await insist(sibling(world), response)).subject == "alice"
+    assert world.server.requests == ["authorization_code"]
+
+
+async def test_a_refusal_is_told_at_once_and_noted_later(world: World, store: Store) -> None:
+    response = world.server.login(await world.challenge(ALICE))
+    call = await answered_while_away(world, replace(response, code=Secret("guessed")))
+    with pytest.raises(CodeRejected):
+        await call
+    store.down = False
+    await world.settle()
+    outcome = await world.delegations.outcomes.get(world.vault.sealer.delegation_id(response.state))
+    assert outcome is not None
+    assert (outcome.status, outcome.reason) == (DelegationStatus.FAILED, Reason.CODE_REJECTED)
+    assert not store.delegations
+    with pytest.raises(StateNotFound):
+        await show(world, response)
+
+
+async def test_tokens_of_somebody_else_are_revoked_later(world: World, store: Store) -> None:
+    response = world.server.login(await world.challenge(ALICE, expected_subject="bob"))
+    with pytest.raises(SubjectMismatch):
+        await (await answered_while_away(world, response))
+    store.down = False
+    await world.settle()
+    assert not any(world.server.answers(token) for token in world.server.access_tokens)
+
+
+async def test_a_code_that_was_not_used_is_given_back_later(world: World, store: Store) -> None:
+    response = world.server.login(await world.challenge(ALICE))
+    take = store.take_delegation
+
+    async def take_and_go_down(key: bytes) -> int | None:
+        taker = await take(key)
+        store.down = True
+        return taker
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(store, "take_delegation", take_and_go_down)
+        world.server.faults.append(ServerUnavailable("503"))
+        with pytest.raises(ServerUnavailable):
+            await show(world, response)
+    store.down = False
+    assert (await insist(sibling(world), response)).subject == "alice"
