@@ -9,6 +9,7 @@ from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import quote
 
 import psycopg
 import pytest
@@ -32,6 +33,7 @@ from tokenvault_sidecar.adapters.postgres import PostgresStore
 from tokenvault_sidecar.adapters.postgres_connections import ANSWER, Connections, PostgresSettings
 from tokenvault_sidecar.adapters.postgres_schema import MIGRATIONS
 from tokenvault_sidecar.adapters.stores import StoreOpenError
+from tokenvault_sidecar.config.store import parse_url
 from tokenvault_sidecar.core.errors import StoreUnavailable
 from tokenvault_sidecar.core.ports import Completion
 from tokenvault_sidecar.devkit import DevelopmentCA
@@ -202,6 +204,18 @@ class TestOpening:
             settings, hosts=(str(postgres_server.data),), sslmode="verify-full", sslrootcert="system"
         )
         async with opened(here) as store:
+            assert await store.put_grant(grant_row(), replaces=None)
+
+    @pytest.mark.parametrize("name", ["host=h.example", "postgresql://u@h.example/d", "a, 'b' \\", "ä%2C"])
+    async def test_a_name_that_libpq_might_take_for_settings(
+        self, settings: PostgresSettings, postgres_server: PostgresServer, name: str
+    ) -> None:
+        """A role's and a database's, as a URL may encode it."""
+        url = parse_url(f"postgresql://{quote(name, safe='')}@127.0.0.1/{quote(name, safe='')}")
+        role = postgres_server.sql("SELECT quote_ident(%s)", "postgres", name)[0][0]
+        postgres_server.sql(f"CREATE ROLE {role} LOGIN PASSWORD '{PASSWORD}'")
+        postgres_server.sql(f"CREATE DATABASE {role} OWNER {role}")
+        async with opened(replace(settings, user=url.user, database=url.database)) as store:
             assert await store.put_grant(grant_row(), replaces=None)
 
     async def test_a_password_is_read_anew_for_each_connection(

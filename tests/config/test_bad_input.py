@@ -147,6 +147,23 @@ KEYS: list[tuple[Path_, Any, str, str, str]] = [
     (("store",), {"url": "postgresql://h/d"}, "store.url", "is no URL of a PostgreSQL database", "@db."),
     (("store",), {"url": "postgresql://u@h"}, "store.url", "is no URL of a PostgreSQL database", "@db."),
     (("store",), {"url": "postgresql://u@h:0/d"}, "store.url", "has a port that is none", "5432"),
+    *(
+        (("store",), {"url": f"postgresql://u@{host}/d"}, "store.url", "has a host that is no", "of several")
+        for host in (
+            "h1%2Ch2",
+            "127.0.0.1%2Ch2",
+            "%2Frun%2Cx",
+            "%40h",
+            "%5B%3A%3A1%5D",
+            "a%3A5",
+            "h%20x",
+            "h%C3%A4",
+        )
+    ),
+    *(
+        (("store",), {"url": f"postgresql://{url}"}, "store.url", "has a percent-encoding of", "@db.")
+        for url in ("u@h%/d", "u@%zz/d", "u@h/d%0", "u%00@h/d", "u%FF@h/d", "u@%2Frun%00x/d", "u@h/d%0A")
+    ),
     (("store",), {"url": "postgresql://u:pw@h/d"}, "store.url", "has a password in it", "password_file"),
     (("store",), {"url": f"{URL}?sslmode=disable"}, "store.url", "has settings after", "keys of [store]"),
     (("store",), {"url": 7}, "store.url", "must be a string", "postgresql://"),

@@ -19,6 +19,8 @@ _REMEDY: Final = f'write "{_EXAMPLE}"; of several hosts, "host1:5432,host2:5432"
 _NAME = r"[A-Za-z0-9._~%-]+"
 _HOST = rf"(?:\[[0-9A-Fa-f:.]+\]|{_NAME})(?::[0-9]{{1,5}})?"
 _URL = re.compile(rf"postgres(?:ql)?://({_NAME})@({_HOST}(?:,{_HOST})*)/({_NAME})")
+# Once decoded, libpq takes a comma for the next host, and what begins with @ for a socket.
+_A_HOST = re.compile(r"[A-Za-z0-9._-]+|(?=.*:.*:)[0-9A-Fa-f:.]+|/[^,]*")
 _PORT: Final = 5432
 
 
@@ -57,11 +59,24 @@ def parse_url(value: object) -> PostgresUrl:
     hosts, ports = [], []
     for entry in where.split(","):
         host, _, port = entry.rpartition(":") if re.search(r":[0-9]+$", entry) else (entry, "", "")
-        hosts.append(unquote(host.strip("[]")))
+        hosts.append(_decoded(host.strip("[]")))
         ports.append(int(port or _PORT))
+    if not all(map(_A_HOST.fullmatch, hosts)):
+        raise reject("has a host that is no name, address or folder", _REMEDY)
     if not all(0 < port < 65536 for port in ports):
         raise reject("has a port that is none", _REMEDY)
-    return PostgresUrl(value, unquote(user), tuple(hosts), tuple(ports), unquote(database))
+    return PostgresUrl(value, _decoded(user), tuple(hosts), tuple(ports), _decoded(database))
+
+
+def _decoded(part: str) -> str:
+    """Without its percent-encodings (RFC 3986 section 2.1), which are of UTF-8."""
+    try:
+        text = unquote(part, errors="strict")
+    except UnicodeDecodeError:
+        text = ""
+    if not text.isprintable() or not text or re.search(r"%(?![0-9A-Fa-f]{2})", part):
+        raise reject("has a percent-encoding of nothing that can be written", _REMEDY)
+    return text
 
 
 DatabaseUrl = Annotated[PostgresUrl, PlainValidator(parse_url)]
