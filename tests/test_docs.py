@@ -52,6 +52,20 @@ def test_every_mention_of_a_test_is_understood() -> None:
         assert {"::".join(filter(None, named[1:])) for named in found} == set(mentions)
 
 
+def test_whoever_is_shown_to_start_delegations_may_bring_them_to_an_end() -> None:
+    template = ROOT / "vault" / "tokenvault_sidecar" / "devkit" / "tokenvault.toml.template"
+    deployed = (file for kind in ("*.toml", "*.yaml") for file in (ROOT / "deploy").rglob(kind))
+    found = [
+        (file.name, set(re.findall(r'"(\w+)"', rpcs)))
+        for file in (*PAGES, *deployed, template)
+        for rpcs in re.findall(r"^ *rpcs = \[[^]]*\]", file.read_text(encoding="utf-8"), re.M)
+        if "StartDelegation" in rpcs
+    ]
+    assert len(found) >= 8
+    needed = {"CompleteDelegation", "ConfirmDelegation", "WatchDelegation", "GetToken"}
+    assert [(name, needed - rpcs) for name, rpcs in found if not needed <= rpcs] == []
+
+
 def test_the_threat_model_names_a_test_for_every_row() -> None:
     text = (ROOT / "docs" / "threat-model.md").read_text(encoding="utf-8")
     tables = re.findall(r"\| shown by \|\n\|[-|]+\|\n((?:\|.*\n)+)", text)

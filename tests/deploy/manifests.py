@@ -104,6 +104,10 @@ def selector_faults(manifests: list[Manifest]) -> Iterator[str]:
 def _selectors(manifests: list[Manifest]) -> Iterator[tuple[str, dict[str, str]]]:
     for name, found in named(manifests, "Deployment").items():
         yield f"Deployment {name}", found["spec"]["selector"]["matchLabels"]
+        for spread in found["spec"]["template"]["spec"].get("topologySpreadConstraints", ()):
+            yield f"Deployment {name}'s spread", spread["labelSelector"]["matchLabels"]
+    for name, found in named(manifests, "PodDisruptionBudget").items():
+        yield f"PodDisruptionBudget {name}", found["spec"]["selector"]["matchLabels"]
     for name, found in named(manifests, "Service").items():
         yield f"Service {name}", found["spec"]["selector"]
     for name, found in named(manifests, "NetworkPolicy").items():

@@ -121,6 +121,16 @@ def test_the_mounted_configuration_is_in_order(folder: str, tmp_path: Path) -> N
     assert {identity for caller in config.to_callers() for identity in caller.identities} == uris
 
 
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_a_bot_may_do_all_that_a_delegation_takes(folder: str, tmp_path: Path) -> None:
+    """The first consumer would find out else."""
+    [bot] = [
+        caller for caller in load_mounted(rendered(folder), tmp_path).to_callers() if caller.name == "bot"
+    ]
+    [allow] = bot.allows
+    assert allow.rpcs == set(Rpc) - {Rpc.REFLECTION}
+
+
 def test_the_brands_service_reads_its_consumers_tokens_and_nothing_else(tmp_path: Path) -> None:
     config = load_mounted(rendered("example"), tmp_path)
     [caller] = [caller for caller in config.to_callers() if caller.name == "brand-service"]
@@ -171,6 +181,25 @@ def test_the_fleet_is_of_equal_sidecars_on_one_database(tmp_path: Path) -> None:
     for policy in named(manifests, "NetworkPolicy").values():
         assert rule in policy["spec"]["egress"]
         assert policy["spec"]["ingress"] == []
+
+
+def test_no_node_takes_the_fleets_bots_with_it() -> None:
+    """Not by its end, where another has room, and not by being drained."""
+    manifests = rendered("fleet")
+    deployment = named(manifests, "Deployment")["bot"]["spec"]
+    of_bots = deployment["selector"]["matchLabels"]
+    spread = deployment["template"]["spec"]["topologySpreadConstraints"]
+    assert {one["topologyKey"] for one in spread} == {"kubernetes.io/hostname", "topology.kubernetes.io/zone"}
+    for one in spread:
+        assert (one["maxSkew"], one["whenUnsatisfiable"]) == (1, "ScheduleAnyway")
+        assert one["labelSelector"] == {"matchLabels": of_bots}
+    [budget] = named(manifests, "PodDisruptionBudget").values()
+    assert budget["spec"] == {
+        "maxUnavailable": 1,
+        "unhealthyPodEvictionPolicy": "AlwaysAllow",
+        "selector": {"matchLabels": of_bots},
+    }
+    assert deployment["replicas"] > budget["spec"]["maxUnavailable"]
 
 
 def _sidecar_of(pod: Manifest) -> tuple[Manifest, list[Manifest]]:
