@@ -16,7 +16,7 @@ import pysqlite3
 
 from tests.adapters.store_conformance import delegation_row, grant_row, row_key
 from tokenvault_sidecar.adapters.postgres import PostgresStore
-from tokenvault_sidecar.adapters.postgres_connections import PostgresSettings
+from tokenvault_sidecar.adapters.postgres_connecting import PostgresSettings
 from tokenvault_sidecar.adapters.sqlite import SqliteStore
 from tokenvault_sidecar.core.errors import StoreUnavailable
 from tokenvault_sidecar.core.model import ContextKind

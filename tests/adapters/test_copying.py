@@ -28,7 +28,7 @@ from tokenvault_sidecar.adapters.copying import CopyError, End, copy
 from tokenvault_sidecar.adapters.kek import FileKek
 from tokenvault_sidecar.adapters.keyring import KeyringError, open_keyring
 from tokenvault_sidecar.adapters.postgres import PostgresStore
-from tokenvault_sidecar.adapters.postgres_connections import PostgresSettings, parameters
+from tokenvault_sidecar.adapters.postgres_connecting import PostgresSettings, parameters
 from tokenvault_sidecar.adapters.rows import key_values
 from tokenvault_sidecar.adapters.sqlite import SqliteStore
 from tokenvault_sidecar.adapters.statements import INSERT_KEY

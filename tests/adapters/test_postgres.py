@@ -30,7 +30,8 @@ from tests.postgres.proxy import LossyProxy
 from tests.postgres.server import PASSWORD, PostgresServer
 from tokenvault_sidecar.adapters import postgres_schema
 from tokenvault_sidecar.adapters.postgres import PostgresStore
-from tokenvault_sidecar.adapters.postgres_connections import ANSWER, Connections, PostgresSettings
+from tokenvault_sidecar.adapters.postgres_connecting import ANSWER, PostgresSettings
+from tokenvault_sidecar.adapters.postgres_connections import Connections
 from tokenvault_sidecar.adapters.postgres_schema import MIGRATIONS
 from tokenvault_sidecar.adapters.stores import StoreOpenError
 from tokenvault_sidecar.config.store import parse_url
@@ -164,13 +165,6 @@ class TestOpening:
     ) -> None:
         postgres_server.sql("CREATE TABLE grants (id integer)", settings.database)
         with pytest.raises(StoreOpenError, match="another program's tables: name a database"):
-            await PostgresStore.open(settings)
-
-    async def test_commits_that_are_not_durable(
-        self, settings: PostgresSettings, postgres_server: PostgresServer
-    ) -> None:
-        postgres_server.sql(f"ALTER DATABASE {settings.database} SET synchronous_commit = off")
-        with pytest.raises(StoreOpenError, match="synchronous_commit = off, and would lose tokens"):
             await PostgresStore.open(settings)
 
     @pytest.mark.parametrize(

@@ -10,7 +10,8 @@ from tests.adapters.store_conformance import Stand, StoreConformance
 from tests.fakes.memory_store import MemoryStore
 from tests.postgres.server import PostgresServer
 from tokenvault_sidecar.adapters.postgres import PostgresStore
-from tokenvault_sidecar.adapters.postgres_connections import Connections, PostgresSettings
+from tokenvault_sidecar.adapters.postgres_connecting import PostgresSettings
+from tokenvault_sidecar.adapters.postgres_connections import Connections
 from tokenvault_sidecar.adapters.sqlite import SqliteStore
 
 _EMPTY = """

@@ -16,7 +16,7 @@ import pytest
 
 from tests.ops.ports import free_port
 from tests.postgres.server import PASSWORD, PostgresServer
-from tokenvault_sidecar.adapters.postgres_connections import PostgresSettings
+from tokenvault_sidecar.adapters.postgres_connecting import PostgresSettings
 
 CONNECTIONS = 3
 """To the server, for each database: fewer than two stores' own."""

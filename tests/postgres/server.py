@@ -26,7 +26,7 @@ import pysqlite3
 
 from tests.ops.ports import free_port
 from tests.postgres.far import FarHost
-from tokenvault_sidecar.adapters.postgres_connections import PostgresSettings, parameters
+from tokenvault_sidecar.adapters.postgres_connecting import PostgresSettings, parameters
 from tokenvault_sidecar.config import load_config
 from tokenvault_sidecar.devkit import Issued
 from tokenvault_sidecar.wiring import postgres_settings

@@ -11,7 +11,7 @@ import pysqlite3
 
 from tests.authserver.oidc import sha256
 from tokenvault_sidecar.adapters.keyring import unwrap
-from tokenvault_sidecar.adapters.postgres_connections import parameters
+from tokenvault_sidecar.adapters.postgres_connecting import parameters
 from tokenvault_sidecar.config import Config
 from tokenvault_sidecar.core.model import Context, ContextKind
 from tokenvault_sidecar.core.ports import GrantRow, WrappedKey

@@ -33,7 +33,7 @@ from tokenvault_sidecar.http_server import HttpServer
 from tokenvault_sidecar.listening import Share, not_listening
 
 if TYPE_CHECKING:
-    from tokenvault_sidecar.adapters.postgres_connections import PostgresSettings
+    from tokenvault_sidecar.adapters.postgres_connecting import PostgresSettings
     from tokenvault_sidecar.adapters.tracing import Tracing
 
 _PATIENCE = 5.0
@@ -178,7 +178,7 @@ async def open_store(config: Config, *, make: bool = True) -> ServedStore:
 
 def postgres_settings(table: StoreTable) -> "PostgresSettings":
     """Of a store that is a database."""
-    from tokenvault_sidecar.adapters.postgres_connections import PostgresSettings
+    from tokenvault_sidecar.adapters.postgres_connecting import PostgresSettings
 
     url = table.url
     assert url is not None

@@ -10,7 +10,7 @@ import psycopg
 
 from tokenvault_sidecar.adapters.copying import CopyError, End
 from tokenvault_sidecar.adapters.postgres import PostgresStore
-from tokenvault_sidecar.adapters.postgres_connections import PostgresSettings, parameters, unavailable
+from tokenvault_sidecar.adapters.postgres_connecting import PostgresSettings, parameters, unavailable
 from tokenvault_sidecar.adapters.postgres_database import text
 from tokenvault_sidecar.adapters.sqlite_backup import BackupError, seize, told
 from tokenvault_sidecar.adapters.sqlite_file import open_file

@@ -15,12 +15,8 @@ import psycopg
 
 from tokenvault_sidecar.adapters import postgres_keys, rows
 from tokenvault_sidecar.adapters import statements as sql
-from tokenvault_sidecar.adapters.postgres_connections import (
-    Connections,
-    PostgresSettings,
-    connect,
-    unavailable,
-)
+from tokenvault_sidecar.adapters.postgres_connecting import PostgresSettings, connect, unavailable
+from tokenvault_sidecar.adapters.postgres_connections import Connections
 from tokenvault_sidecar.adapters.postgres_database import (
     Database,
     changed,
@@ -86,14 +82,12 @@ class PostgresStore:
                 if not make and await schema_version(connection) == 0:
                     raise StoreOpenError("holds no store yet: the first start of a sidecar makes it")
                 await migrate(connection)
-                ((commits,),) = await fetch(connection, "SELECT current_setting('synchronous_commit')")
+                address = connection.info.hostaddr
         except StoreUnavailable as error:
             raise StoreOpenError(error.message) from None
         except psycopg.Error as error:
             raise StoreOpenError(unavailable(error).message) from None
-        if commits == "off":
-            raise StoreOpenError("has synchronous_commit = off, and would lose tokens: switch it on")
-        return cls(Connections(settings, is_new=True))
+        return cls(Connections(settings, address=address, is_new=True))
 
     async def get_grant(self, key: bytes) -> GrantRow | None:
         found = await self._database.read(self._leases.get, self._graced(key=key))

@@ -19,13 +19,8 @@ from typing import Any, TypeVar
 import psycopg
 from psycopg import AsyncCursor
 
-from tokenvault_sidecar.adapters.postgres_connections import (
-    ANSWER,
-    ConnectionBroke,
-    Connections,
-    InDoubt,
-    unavailable,
-)
+from tokenvault_sidecar.adapters.postgres_connecting import ANSWER, unavailable
+from tokenvault_sidecar.adapters.postgres_connections import ConnectionBroke, Connections, InDoubt
 from tokenvault_sidecar.adapters.postgres_schema import Connection
 from tokenvault_sidecar.adapters.stores import Load
 from tokenvault_sidecar.core.errors import StoreUnavailable
