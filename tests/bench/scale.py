@@ -63,7 +63,7 @@ def main() -> None:
     parser.add_argument(
         "--store", choices=("sqlite", "postgresql"), help="the one to measure; both where it is not said"
     )
-    parser.add_argument("--folder", type=Path, help="where the stores are made; some 4 KB a grant")
+    parser.add_argument("--folder", type=Path, help="where the stores are made; some 8 KB a grant")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="tokenvault-bench-", dir=options.folder) as folder:
         config = vault.configure(Path(folder) / "vault")
