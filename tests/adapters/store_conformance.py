@@ -3,7 +3,6 @@
 A store's test module subclasses `StoreConformance` and gives it a fixture `stand`.
 """
 
-import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -180,22 +179,6 @@ class GrantConformance:
                 assert await lease(stand.peer, row, owner="peer", unanswered=1)
             late = grant_row(number, version="v2")
             assert await stand.store.put_grant(late, replaces="v1", owner="me") is not taken
-
-    async def test_one_of_many_replaces_a_version(self, stand: Stand) -> None:
-        await stand.store.put_grant(grant_row(), replaces=None)
-        doors = (stand.store, stand.peer) * 20
-        won = await asyncio.gather(
-            *(door.put_grant(grant_row(version=f"w{i}"), replaces="v1") for i, door in enumerate(doors))
-        )
-        assert won.count(True) == 1
-        assert await stand.store.get_grant(row_key(1)) == grant_row(version=f"w{won.index(True)}")
-
-    async def test_one_of_many_makes_the_row(self, stand: Stand) -> None:
-        doors = (stand.store, stand.peer) * 20
-        won = await asyncio.gather(
-            *(door.put_grant(grant_row(version=f"w{i}"), replaces=None) for i, door in enumerate(doors))
-        )
-        assert won.count(True) == 1
 
     async def test_touching_leaves_attempt_and_lease(self, stand: Stand) -> None:
         row = grant_row(attempt=Attempt(failures=2, retry_at=NOW, reason="AS_UNAVAILABLE"))
@@ -425,20 +408,6 @@ class TakenConformance:
         assert not await stand.store.end_taken(pending, outcome=outcome_row())
         assert await stand.store.get_delegation(pending.key) == pending
 
-    async def test_one_of_many_changes_a_taken_delegation(self, stand: Stand) -> None:
-        held = await hold(stand)
-        doors = (stand.store, stand.peer) * 20
-        won = await asyncio.gather(
-            *(
-                door.change_taken(replace(held, sealed=f"try {number}".encode()), was=held.sealed)
-                for number, door in enumerate(doors)
-            )
-        )
-        assert won.count(True) == 1
-        left = await stand.store.get_taken(held.key)
-        assert left is not None
-        assert left.sealed == f"try {won.index(True)}".encode()
-
     async def test_a_taken_delegation_is_ended_with_its_outcome(self, stand: Stand) -> None:
         held = await hold(stand)
         done = outcome_row(sealed=b"failed")
@@ -550,18 +519,6 @@ class ForgettingConformance:
         assert await stand.store.get_delegation(delegation.key) == delegation
         assert not await stand.store.due_revocations(NOW, limit=10)
 
-    async def test_one_of_many_forgets(self, stand: Stand) -> None:
-        await stand.store.put_grant(grant_row(), replaces=None)
-        doors = (stand.store, stand.peer) * 20
-        won = await asyncio.gather(
-            *(
-                door.forget_context(row_key(1), version="v1", revocations=[revocation_row(i)])
-                for i, door in enumerate(doors)
-            )
-        )
-        assert won.count(True) == 1
-        assert await stand.store.due_revocations(NOW, limit=99) == [revocation_row(won.index(True))]
-
     async def test_a_forgotten_grants_lease_is_gone(self, stand: Stand) -> None:
         row = grant_row()
         await stand.store.put_grant(row, replaces=None)
@@ -596,15 +553,6 @@ class LeaseConformance:
         assert await lease(stand.store, row)
         for owner in ("me", "another"):
             assert not await lease(stand.peer, row, owner=owner, unanswered=1)
-
-    async def test_one_of_many_gets_the_lease(self, stand: Stand) -> None:
-        row = grant_row()
-        await stand.store.put_grant(row, replaces=None)
-        doors = (stand.store, stand.peer) * 20
-        won = await asyncio.gather(*(lease(door, row, owner=f"o{i}") for i, door in enumerate(doors)))
-        assert won.count(True) == 1
-        owner = f"o{won.index(True)}"
-        assert await stand.store.release_lease(row.key, owner=owner, attempt=Attempt())
 
     async def test_a_lease_runs_out(self, stand: Stand) -> None:
         row = grant_row()
@@ -650,13 +598,6 @@ class DelegationConformance:
         assert await stand.peer.take_delegation(row.key)
         assert not await stand.store.take_delegation(row.key)
         assert await stand.store.get_delegation(row.key) is None
-
-    async def test_one_of_many_takes_a_delegation(self, stand: Stand) -> None:
-        row = delegation_row()
-        await stand.store.put_delegation(row)
-        doors = (stand.store, stand.peer) * 20
-        won = await asyncio.gather(*(door.take_delegation(row.key) for door in doors))
-        assert sum(taker is not None for taker in won) == 1
 
     async def test_only_who_took_a_delegation_gives_it_back(self, stand: Stand) -> None:
         row = delegation_row()
@@ -759,14 +700,6 @@ class RevocationConformance:
             assert not await stand.store.postpone_revocation("revocation-1", tries=tries, due_at=NOW + 5.0)
         assert await stand.store.due_revocations(NOW, limit=10) == [revocation_row(1, tries=1)]
 
-    async def test_one_of_many_postpones(self, stand: Stand) -> None:
-        await stand.store.add_revocations([revocation_row()])
-        doors = (stand.store, stand.peer) * 20
-        won = await asyncio.gather(
-            *(door.postpone_revocation("revocation-1", tries=1, due_at=NOW) for door in doors)
-        )
-        assert won.count(True) == 1
-
     async def test_dropping_a_revocation(self, stand: Stand) -> None:
         await stand.store.add_revocations([revocation_row(1), revocation_row(2)])
         await stand.peer.drop_revocation("revocation-1")
@@ -803,18 +736,6 @@ class KeyConformance:
         assert not await stand.peer.add_keys([wrapped_key("a")], first=True)
         assert not await stand.store.get_keys()
 
-    async def test_one_of_many_adds_the_first_keys(self, stand: Stand) -> None:
-        doors = (stand.store, stand.peer) * 10
-        won = await asyncio.gather(
-            *(
-                door.add_keys([wrapped_key(f"data-{i}"), wrapped_key(f"index-{i}")], first=True)
-                for i, door in enumerate(doors)
-            )
-        )
-        assert won.count(True) == 1
-        winner = won.index(True)
-        assert [key.id for key in await stand.store.get_keys()] == [f"data-{winner}", f"index-{winner}"]
-
     async def test_keys_are_added_all_or_none(self, stand: Stand) -> None:
         await stand.store.add_keys([wrapped_key("a")], first=True)
         with pytest.raises(ValueError, match="there already"):
@@ -828,15 +749,6 @@ class KeyConformance:
         assert await stand.store.add_data_key(second, after="first")
         assert not await stand.peer.add_data_key(wrapped_key("third", NOW + 3.0), after="first")
         assert await stand.peer.get_keys() == [wrapped_key("first"), index, second]
-
-    async def test_one_of_many_adds_a_data_key(self, stand: Stand) -> None:
-        await stand.store.add_keys([wrapped_key("first")], first=True)
-        doors = (stand.store, stand.peer) * 10
-        won = await asyncio.gather(
-            *(door.add_data_key(wrapped_key(f"w{i}"), after="first") for i, door in enumerate(doors))
-        )
-        assert won.count(True) == 1
-        assert [key.id for key in await stand.store.get_keys()] == ["first", f"w{won.index(True)}"]
 
     async def test_keys_are_rewrapped_all_or_none(self, stand: Stand) -> None:
         were = [wrapped_key("a"), wrapped_key("b", NOW + 1.0)]

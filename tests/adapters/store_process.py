@@ -41,10 +41,18 @@ async def counting(store: Store, name: str) -> None:
             assert row is not None
             number = int(row.sealed) + 1
             newer = replace(row, version=f"{name}-{step}", sealed=b"%d" % number)
-            if await store.put_grant(newer, replaces=row.version):
+            if await unless_told(store.put_grant(newer, replaces=row.version)):
                 break
             lost += 1
     say(f"lost {lost}")
+
+
+async def unless_told(change: Awaitable[bool]) -> bool:
+    """Whether it was made; not where all collided, and we are to ask again."""
+    try:
+        return await change
+    except StoreUnavailable:
+        return False
 
 
 async def leasing(store: Store, name: str) -> None:
@@ -52,7 +60,7 @@ async def leasing(store: Store, name: str) -> None:
     marker = Path(sys.argv[3]) / "marker"
     for turn in range(40):
         owner = f"{name}-{turn}"
-        while not await lease(store, owner):  # noqa: ASYNC110 the other is another process
+        while not await unless_told(lease(store, owner)):  # noqa: ASYNC110 the other is another process
             await asyncio.sleep(0.001)
         marker.touch(exist_ok=False)
         await asyncio.sleep(0)

@@ -26,6 +26,7 @@ from tests.adapters.store_conformance import (
     wrapped_key,
 )
 from tests.e2e.vaults import eventually
+from tests.postgres.collisions import isolate
 from tests.postgres.proxy import LossyProxy
 from tests.postgres.server import PASSWORD, PostgresServer
 from tokenvault_sidecar.adapters import postgres_schema
@@ -40,6 +41,7 @@ from tokenvault_sidecar.core.ports import Completion
 from tokenvault_sidecar.devkit import DevelopmentCA
 
 T = TypeVar("T")
+Holder = psycopg.Connection[tuple[Any, ...]]
 
 ISOLATION = ("read committed", "repeatable read", "serializable")
 
@@ -85,7 +87,7 @@ class TestOpening:
     async def test_thirty_migrate_at_once(
         self, settings: PostgresSettings, postgres_server: PostgresServer, isolation: str
     ) -> None:
-        isolate(postgres_server, settings, isolation)
+        isolate(postgres_server, settings.database, isolation)
         stores = await asyncio.gather(*(PostgresStore.open(settings) for _ in range(30)))
         assert await stores[0].schema_version() == len(MIGRATIONS)
         for store in stores:
@@ -96,7 +98,7 @@ class TestOpening:
         self, settings: PostgresSettings, postgres_server: PostgresServer, isolation: str
     ) -> None:
         """Both wait for their turn; whatever the default is, the second sees what the first did."""
-        isolate(postgres_server, settings, isolation)
+        isolate(postgres_server, settings.database, isolation)
         waiting = "SELECT count(*) FROM pg_stat_activity WHERE datname = %s AND wait_event_type = 'Lock'"
 
         async def both_wait() -> bool:
@@ -685,19 +687,14 @@ class TestAway:
             assert await store.get_grant(GRANT.key) == GRANT
 
 
-def isolate(server: PostgresServer, settings: PostgresSettings, isolation: str) -> None:
-    """Have this be the database's default."""
-    server.sql(f"ALTER DATABASE {settings.database} SET default_transaction_isolation = '{isolation}'")
-
-
 @contextmanager
-def holding(server: PostgresServer, settings: PostgresSettings, statement: str) -> Iterator[None]:
+def holding(server: PostgresServer, settings: PostgresSettings, statement: str) -> Iterator[Holder]:
     """Another's transaction that has sent this statement, and does not end."""
     with psycopg.connect(
         host=str(server.data), port=server.port, user="postgres", dbname=settings.database
     ) as connection:
         connection.execute(statement)
-        yield
+        yield connection
 
 
 def _number(sealed: bytes) -> int:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.adapters.store_concurrency import ConcurrencyConformance
 from tests.adapters.store_conformance import Stand, StoreConformance
 from tests.fakes.memory_store import MemoryStore
 from tests.postgres.server import PostgresServer
@@ -89,5 +90,5 @@ async def stand(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
         yield stand
 
 
-class TestStore(StoreConformance):
+class TestStore(StoreConformance, ConcurrencyConformance):
     pass

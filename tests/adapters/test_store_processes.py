@@ -2,7 +2,8 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 
 from tests.adapters.processes import run_helpers
 from tests.adapters.store_conformance import delegation_row, grant_row, row_key
+from tests.postgres.collisions import SERIALIZATION_FAILURE, failures, isolate, slow_down
 from tests.postgres.server import PostgresServer
 from tokenvault_sidecar.adapters.postgres import PostgresStore
 from tokenvault_sidecar.adapters.sqlite import SqliteStore
@@ -27,26 +29,43 @@ class Shared:
     name: str
 
 
-async def sqlite(request: pytest.FixtureRequest) -> Shared:
+@asynccontextmanager
+async def sqlite(request: pytest.FixtureRequest) -> AsyncIterator[Shared]:
     path: Path = request.getfixturevalue("tmp_path") / "vault.db"
-    return Shared(SqliteStore.open(path), str(path))
+    store = SqliteStore.open(path)
+    yield Shared(store, str(path))
+    await store.close()
 
 
-async def postgres(request: pytest.FixtureRequest) -> Shared:
+@asynccontextmanager
+async def postgres(request: pytest.FixtureRequest) -> AsyncIterator[Shared]:
     server: PostgresServer = request.getfixturevalue("postgres_server")
     settings = server.settings(request.getfixturevalue("postgres_database"))
-    return Shared(await PostgresStore.open(settings), json.dumps(asdict(settings), default=str))
+    store = await PostgresStore.open(settings)
+    yield Shared(store, json.dumps(asdict(settings), default=str))
+    await store.close()
 
 
-Make = Callable[[pytest.FixtureRequest], Awaitable[Shared]]
+@asynccontextmanager
+async def serializable(request: pytest.FixtureRequest) -> AsyncIterator[Shared]:
+    """What collides there fails, as in distributed databases: some must have."""
+    server: PostgresServer = request.getfixturevalue("postgres_server")
+    database: str = request.getfixturevalue("postgres_database")
+    isolate(server, database, "serializable")
+    async with postgres(request) as shared:
+        slow_down(server, database, seconds=0.002)
+        yield shared
+    assert failures(server, database, SERIALIZATION_FAILURE)
 
 
-@pytest.fixture(params=[sqlite, postgres], ids=["sqlite", "postgres"])
+Make = Callable[[pytest.FixtureRequest], AbstractAsyncContextManager[Shared]]
+
+
+@pytest.fixture(params=[sqlite, postgres, serializable], ids=lambda make: make.__name__)
 async def shared(request: pytest.FixtureRequest) -> AsyncIterator[Shared]:
     make: Make = request.param
-    made = await make(request)
-    yield made
-    await made.store.close()
+    async with make(request) as shared:
+        yield shared
 
 
 async def test_no_update_is_lost(shared: Shared) -> None:

@@ -47,6 +47,7 @@ _SETTINGS = {
     "max_connections": "100",
     "shared_buffers": "32MB",
     "password_encryption": "scram-sha-256",
+    "log_line_prefix": "%e %d ",  # for `collisions.failures`
 }
 
 

@@ -28,7 +28,9 @@ from tokenvault_sidecar.core.errors import StoreUnavailable
 _COUNTING = 60.0
 """Seconds for a statement that reads a table from end to end."""
 
-_TRIES = 6
+_TRIES = 12
+_LONGEST_PAUSE = 0.5
+"""Seconds between two of them that collided."""
 
 Values = Mapping[str, object]
 _T = TypeVar("_T")
@@ -155,7 +157,8 @@ class Database:
             except (ConnectionBroke, psycopg.errors.StatementCompletionUnknown):
                 in_doubt = True
             except (psycopg.errors.SerializationFailure, psycopg.errors.DeadlockDetected):
-                await asyncio.sleep(random.uniform(0, 0.02 * 2**tries))  # noqa: S311 no secret
+                pause = min(0.02 * 2**tries, _LONGEST_PAUSE)
+                await asyncio.sleep(random.uniform(0, pause))  # noqa: S311 no secret
             except psycopg.IntegrityError:
                 raise ValueError("a row of this key is there already, or a value is missing") from None
             except (StoreUnavailable, psycopg.Error) as error:
@@ -164,10 +167,9 @@ class Database:
                 if in_doubt:
                     raise InDoubt(told.message, retry_after=told.retry_after) from None
                 raise told from None
-        raise InDoubt(
-            "the database ends every connection, or others change the same all the time: ask again",
-            retry_after=1.0,
-        )
+        if in_doubt:
+            raise InDoubt("the database ends every connection: look at its log", retry_after=1.0)
+        raise StoreUnavailable("others change the same all the time: ask again", retry_after=1.0)
 
 
 async def _again(
