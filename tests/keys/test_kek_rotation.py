@@ -12,15 +12,19 @@ from tests.bench import vault
 from tests.bench.vault import BRAND
 from tests.e2e.vaults import connect, eventually, running
 from tests.keys.test_rotate import keys, listed
+from tests.postgres.fixtures import PutStore
 from tests.running import CannotStart, SidecarProcess
 from tokenvault_sidecar.config import load_config
 
 FEW = 20
 
 
-async def test_the_kek_is_changed_step_by_step_while_calls_are_served(tmp_path: Path) -> None:
+async def test_the_kek_is_changed_step_by_step_while_calls_are_served(
+    tmp_path: Path, put_store: PutStore
+) -> None:
     """As docs/operations.md says."""
     config = vault.configure(tmp_path / "vault")
+    put_store(config)
     await vault.fill(load_config(config), FEW)
     text = config.read_text().replace('log_level = "warning"', 'log_level = "info"')
     config.write_text(text)
@@ -74,8 +78,9 @@ async def test_the_kek_is_changed_step_by_step_while_calls_are_served(tmp_path: 
         await asyncio.to_thread(SidecarProcess(config).start)
 
 
-async def test_what_was_sealed_is_counted_at_a_stop(tmp_path: Path) -> None:
+async def test_what_was_sealed_is_counted_at_a_stop(tmp_path: Path, put_store: PutStore) -> None:
     config = vault.configure(tmp_path / "vault")
+    put_store(config)
     await vault.fill(load_config(config), FEW)
 
     async def seals() -> int:

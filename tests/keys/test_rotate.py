@@ -1,4 +1,4 @@
-"""`tokenvault keys list` and `rotate`, beside sidecars that serve."""
+"""`tokenvault keys list` and `rotate`, beside sidecars that serve, on each kind of store."""
 
 import asyncio
 import json
@@ -6,11 +6,12 @@ import re
 import subprocess
 from pathlib import Path
 
-import pysqlite3
 import pytest
 
 from tests.bench import vault
 from tests.keys.rotating import rotate_under_load
+from tests.postgres.fixtures import PutStore
+from tests.postgres.server import on_store
 from tests.running import COMMAND
 from tokenvault_sidecar.config import load_config
 
@@ -20,7 +21,17 @@ FEW = 20
 
 @pytest.fixture
 async def config(tmp_path: Path) -> Path:
+    """On a file."""
     made = vault.configure(tmp_path / "vault")
+    await vault.fill(load_config(made), FEW)
+    return made
+
+
+@pytest.fixture
+async def each(tmp_path: Path, put_store: PutStore) -> Path:
+    """On a file, and on a database."""
+    made = vault.configure(tmp_path / "vault")
+    put_store(made)
     await vault.fill(load_config(made), FEW)
     return made
 
@@ -35,15 +46,15 @@ def listed(config: Path) -> list[dict[str, object]]:
     return found
 
 
-async def test_under_load_no_call_fails_and_what_was_killed_goes_on(config: Path) -> None:
+async def test_under_load_no_call_fails_and_what_was_killed_goes_on(each: Path) -> None:
     """`make rotation` does the same with 100,000 grants and 500 calls a second."""
-    await vault.fill(load_config(config), GRANTS - FEW, first=FEW)
-    rotated, load = await rotate_under_load(config, consumers=GRANTS, rate=100.0, kills=2)
+    await vault.fill(load_config(each), GRANTS - FEW, first=FEW)
+    rotated, load = await rotate_under_load(each, consumers=GRANTS, rate=100.0, kills=2)
     assert load.failed == []
     assert load.served > 100
     assert (rotated.kills, rotated.runs) == (2, 3)
     assert rotated.said.startswith("an earlier rotation is not finished: going on with it")
-    index, old, new = await asyncio.to_thread(listed, config)
+    index, old, new = await asyncio.to_thread(listed, each)
     assert index["purpose"] == "index"
     assert (old["records"], old["active"]) == (0, False)
     assert new["active"] is True
@@ -65,41 +76,44 @@ def test_keys_are_listed_by_id_alone(config: Path) -> None:
     }  # fmt: skip
 
 
-def test_an_old_key_is_deleted_by_a_later_rotation(config: Path) -> None:
-    said = keys("rotate", config=config)
+def test_an_old_key_is_deleted_by_a_later_rotation(each: Path) -> None:
+    said = keys("rotate", config=each)
     assert said.returncode == 0, said.stderr
     assert "the old key stays for an hour" in said.stdout
-    first = listed(config)[1]["id"]
-    with pysqlite3.connect(str(load_config(config).store.file)) as connection:
-        connection.execute("UPDATE keys SET created_at = created_at - 7200")
-    connection.close()
+    first = listed(each)[1]["id"]
+    on_store(each, "UPDATE keys SET created_at = created_at - 7200")
     # so long after the last one, what it left over goes before anything else
-    said = keys("rotate", config=config)
+    said = keys("rotate", config=each)
     assert said.returncode == 0, said.stderr
     assert f"data key {first} was deleted" in said.stdout
-    assert [key["id"] for key in listed(config) if key["purpose"] == "data" and key["active"]] != [first]
+    assert [key["id"] for key in listed(each) if key["purpose"] == "data" and key["active"]] != [first]
 
 
-def test_a_record_that_cannot_be_opened_holds_up_no_later_rotation(config: Path) -> None:
-    with pysqlite3.connect(str(load_config(config).store.file)) as connection:
-        connection.execute(
-            "UPDATE grants SET sealed = substr(sealed, 1, 30) WHERE key = (SELECT min(key) FROM grants)"
-        )
-    connection.close()
+def test_a_record_that_cannot_be_opened_holds_up_no_later_rotation(each: Path) -> None:
+    on_store(
+        each,
+        "UPDATE grants SET sealed = substr(sealed, 1, 30)"
+        " WHERE key = (SELECT key FROM grants ORDER BY key LIMIT 1)",
+    )
     for _ in range(2):
-        said = keys("rotate", config=config)
+        said = keys("rotate", config=each)
         assert said.returncode == 2
         assert "1 records cannot be opened and stay as they are" in said.stderr
-    assert [key["records"] for key in listed(config) if key["purpose"] == "data"] == [1, 0, FEW - 1]
+    assert [key["records"] for key in listed(each) if key["purpose"] == "data"] == [1, 0, FEW - 1]
 
 
 @pytest.mark.parametrize("command", ["list", "rotate"])
-def test_where_no_store_is_none_is_made(tmp_path: Path, command: str) -> None:
+def test_where_no_store_is_none_is_made(tmp_path: Path, command: str, put_store: PutStore) -> None:
     config = vault.configure(tmp_path / "vault")
+    put_store(config)
     said = keys(command, config=config)
     assert said.returncode == 2
-    assert "is not there: the first start of a sidecar makes it" in said.stderr
-    assert not load_config(config).store.file.exists()
+    assert "the first start of a sidecar makes it" in said.stderr
+    store = load_config(config).store
+    if store.url is None:
+        assert not store.file.exists()
+    else:
+        assert on_store(config, "SELECT to_regclass('keys')") == [(None,)]
 
 
 @pytest.mark.parametrize("command", ["list", "rotate"])

@@ -33,7 +33,7 @@ PutStore = Callable[[Path], None]
 """Has a development folder's configuration keep its grants where the test's parameter says."""
 
 
-@pytest.fixture(params=["sqlite", "postgres"])
+@pytest.fixture(scope="module", params=["sqlite", "postgres"])
 def put_store(request: pytest.FixtureRequest) -> PutStore:
     """The test runs on each kind of store; on a database by way of a pooler where it asks for that."""
     if request.param == "sqlite":

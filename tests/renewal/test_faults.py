@@ -2,7 +2,8 @@
 
 Every row of the table is played twice, on brands of their own: by a grant
 whose access token has expired, and by one whose token lives but has less life
-left than is asked for. All of them are played at once, in one sidecar.
+left than is asked for. All of them are played at once, in one sidecar, on each
+kind of store.
 """
 
 import asyncio
@@ -163,7 +164,9 @@ class Grant:
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def seen(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[dict[tuple[str, float], Seen]]:
+async def seen(
+    tmp_path_factory: pytest.TempPathFactory, put_store: PutStore
+) -> AsyncIterator[dict[tuple[str, float], Seen]]:
     """All of the table played: what was seen by name and age, or what went wrong."""
     folder = tmp_path_factory.mktemp("faults")
     async with AsyncExitStack() as stack:
@@ -172,6 +175,7 @@ async def seen(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[dict[t
             for rotate in (True, False)
         ]
         config = make_config(folder / "vault", rotating, clients.BASIC)
+        put_store(config)
         tune(config, "renewal", redemption_deadline=f"{DEADLINE:.0f}s", lease="30s")
         grants: dict[tuple[str, float], Grant] = {}
         for number, (name, row) in enumerate(ROWS.items()):
