@@ -12,30 +12,47 @@ from pathlib import Path
 
 import pytest
 
+from tests.adapters.test_postgres import holding
+from tests.adapters.test_store_conformance import postgres as postgres_stand
 from tests.authserver import clients
 from tests.authserver.fixtures import StartProvider
 from tests.authserver.oidc import OidcProvider, sha256
 from tests.authserver.plain_client import PlainClient
 from tests.authserver.proxy import Fault, FaultProxy, held, status
 from tests.core.world import HandClock, World
+from tests.postgres.server import PostgresServer
 from tests.renewal.seeding import BRAND, LIFE, Seeder, log_in, seeding
 from tests.renewal.sidecars import endpoints, running, server_of, tune
 from tests.running import SidecarProcess, make_config
 from tokenvault_sidecar.adapters.clock import read_boot_id
 from tokenvault_sidecar.adapters.sqlite import SqliteStore
 from tokenvault_sidecar.adapters.sqlite_file import open_file
-from tokenvault_sidecar.adapters.sqlite_schema import Connection
 from tokenvault_sidecar.adapters.sqlite_writer import Writer
 from tokenvault_sidecar.core.errors import ConsentRequired, ServerUnavailable, StoreUnavailable, VaultError
+from tokenvault_sidecar.core.ports import Store
 from tokenvault_sidecar.core.renewal import RenewalSettings
 
 EXPIRED, NEARLY = LIFE + 100, LIFE - 100
 WAIT = 30.0
 
 
+Trouble = Callable[[], AbstractAsyncContextManager[None]]
+"""While it lasts, nothing can be written."""
+
+
+@dataclass(frozen=True, slots=True)
+class Faulty:
+    """A store that can be had fail in two ways. `pass_lease_time` moves its leases' clock, in seconds."""
+
+    store: Store
+    full: Trouble
+    locked: Trouble
+    pass_lease_time: Callable[[float], None]
+
+
 @dataclass(slots=True)
 class Place:
-    """A sidecar's core over a file and a real server.
+    """A sidecar's core over a store and a real server.
 
     `released` lets what the proxy holds through; `redeemed` is the seeded
     refresh token's SHA-256.
@@ -44,10 +61,7 @@ class Place:
     world: World
     provider: OidcProvider
     proxy: FaultProxy
-    path: Path
-    store: SqliteStore
-    writer: Connection
-    lease_clock: HandClock
+    faulty: Faulty
     released: asyncio.Event
     redeemed: str = ""
 
@@ -77,34 +91,93 @@ def large(answer: bytes) -> bytes:
 
 
 @asynccontextmanager
-async def full(place: Place) -> AsyncIterator[None]:
-    """The file may not grow: SQLITE_FULL, as of a full disk."""
-    ((pages,),) = place.writer.execute("PRAGMA page_count").fetchall()
-    place.writer.execute(f"PRAGMA max_page_count = {pages}").fetchall()
-    yield
-    place.writer.execute("PRAGMA max_page_count = 1000000").fetchall()
+async def sqlite(path: Path) -> AsyncIterator[Faulty]:
+    reader, writer = open_file(path, lock_timeout=WAIT)
+    lease_clock = HandClock()
+    store = SqliteStore(
+        reader,
+        Writer(writer, lock_timeout=0.05),
+        path=path,
+        lease_clock=lease_clock,
+        boot_id=read_boot_id(),
+    )
+
+    @asynccontextmanager
+    async def full() -> AsyncIterator[None]:
+        """The file may not grow: SQLITE_FULL, as of a full disk."""
+        ((pages,),) = writer.execute("PRAGMA page_count").fetchall()
+        writer.execute(f"PRAGMA max_page_count = {pages}").fetchall()
+        yield
+        writer.execute("PRAGMA max_page_count = 1000000").fetchall()
+
+    @asynccontextmanager
+    async def locked() -> AsyncIterator[None]:
+        """Another process holds the write lock: SQLITE_BUSY."""
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "tests.adapters.store_process", "hold_lock", str(path),
+            stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
+        )  # fmt: skip
+        assert process.stdout is not None
+        try:
+            assert await asyncio.wait_for(process.stdout.readline(), WAIT) == b"locked\n"
+            yield
+            await asyncio.wait_for(process.communicate(b"enough\n"), WAIT)
+        finally:
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
+
+    yield Faulty(store, full, locked, lease_clock.advance)
+    await store.close()
+
+
+_REFUSE = """
+    CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS
+    $$ BEGIN RAISE 'no room' USING ERRCODE = 'disk_full'; END $$
+"""
 
 
 @asynccontextmanager
-async def locked(place: Place) -> AsyncIterator[None]:
-    """Another process holds the write lock: SQLITE_BUSY."""
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "tests.adapters.store_process", "hold_lock", str(place.path),
-        stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
-    )  # fmt: skip
-    assert process.stdout is not None
-    try:
-        assert await asyncio.wait_for(process.stdout.readline(), WAIT) == b"locked\n"
+async def postgres(server: PostgresServer) -> AsyncIterator[Faulty]:
+    """Its disk is really full in `test_database_disk.py`."""
+    settings = server.settings(server.create_database())
+    server.sql(f"ALTER DATABASE {settings.database} SET lock_timeout = '50ms'")
+    server.sql(_REFUSE, settings.database)
+
+    @asynccontextmanager
+    async def full() -> AsyncIterator[None]:
+        """Rows are not written for want of room."""
+        server.sql(
+            "CREATE TRIGGER no_room BEFORE INSERT OR UPDATE ON grants EXECUTE FUNCTION refuse()",
+            settings.database,
+        )
         yield
-        await asyncio.wait_for(process.communicate(b"enough\n"), WAIT)
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
+        server.sql("DROP TRIGGER no_room ON grants", settings.database)
+
+    @asynccontextmanager
+    async def locked() -> AsyncIterator[None]:
+        """A tool lets others read only."""
+        with holding(server, settings, "LOCK TABLE grants IN EXCLUSIVE MODE"):
+            yield
+
+    async with postgres_stand(server, settings) as stand:
+        yield Faulty(stand.store, full, locked, stand.pass_time)
 
 
-Trouble = Callable[[Place], AbstractAsyncContextManager[None]]
-either = pytest.mark.parametrize("trouble", [full, locked])
+@pytest.fixture(params=["sqlite", "postgres"])
+async def faulty(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Faulty]:
+    if request.param == "sqlite":
+        made = sqlite(tmp_path / "vault.db")
+    else:
+        made = postgres(request.getfixturevalue("postgres_server"))
+    async with made as faulty:
+        yield faulty
+
+
+@pytest.fixture(params=["full", "locked"])
+def trouble(request: pytest.FixtureRequest, faulty: Faulty) -> Trouble:
+    made: Trouble = getattr(faulty, request.param)
+    return made
 
 
 @pytest.fixture
@@ -115,43 +188,31 @@ def patience() -> float:
 
 @pytest.fixture
 async def place(
-    tmp_path: Path, oidc_provider: OidcProvider, fault_proxy: FaultProxy, patience: float
+    faulty: Faulty, oidc_provider: OidcProvider, fault_proxy: FaultProxy, patience: float
 ) -> AsyncIterator[Place]:
     fault_proxy.forward_to(oidc_provider.port)
-    path = tmp_path / "vault.db"
-    reader, writer = open_file(path, lock_timeout=WAIT)
-    lease_clock = HandClock()
-    store = SqliteStore(
-        reader,
-        Writer(writer, lock_timeout=0.05),
-        path=path,
-        lease_clock=lease_clock,
-        boot_id=read_boot_id(),
-    )
-    world = World(store=store, wall=time.time, settings=RenewalSettings(WAIT, 2 * WAIT, patience))
+    world = World(store=faulty.store, wall=time.time, settings=RenewalSettings(WAIT, 2 * WAIT, patience))
     server = server_of(oidc_provider, fault_proxy, deadline=WAIT)
     world.vault.servers = {BRAND: server}
-    yield Place(world, oidc_provider, fault_proxy, path, store, writer, lease_clock, asyncio.Event())
+    yield Place(world, oidc_provider, fault_proxy, faulty, asyncio.Event())
     await world.settle()
     await server.aclose()
-    await store.close()
 
 
 async def seed(place: Place, *, age: float) -> str:
     """Alice's grant; the answer to its redemption will be held, and large."""
     answers = await log_in(place.provider, clients.BASIC, ["alice"])
-    seeder = Seeder(place.store, place.world.vault.sealer, margin=60.0)
+    seeder = Seeder(place.faulty.store, place.world.vault.sealer, margin=60.0)
     place.redeemed = sha256(str(answers["alice"]["refresh_token"]))
     place.proxy.queue(Fault("held and large", after=place.released, answer=large))
     return (await seeder.add(answers, age=age))["alice"]
 
 
-@either
 async def test_redeemed_tokens_are_kept_until_the_store_takes_them(place: Place, trouble: Trouble) -> None:
     old = await seed(place, age=EXPIRED)
     reader = asyncio.create_task(place.world.get())
     await place.acted()
-    async with trouble(place):
+    async with trouble():
         place.released.set()
         await place.unsaved()
         another = asyncio.create_task(place.world.get())
@@ -163,14 +224,13 @@ async def test_redeemed_tokens_are_kept_until_the_store_takes_them(place: Place,
     await place.good(stored.access_token.reveal())
 
 
-@either
 @pytest.mark.parametrize("patience", [0.2])
 async def test_a_caller_with_less_patience_gets_a_typed_error(place: Place, trouble: Trouble) -> None:
     await seed(place, age=EXPIRED)
     with pytest.raises(ServerUnavailable, match="ask again"):
         await place.world.get()
     await place.acted()
-    async with trouble(place):
+    async with trouble():
         place.released.set()
         await place.unsaved()
         with pytest.raises(ServerUnavailable, match="ask again") as error:
@@ -180,13 +240,12 @@ async def test_a_caller_with_less_patience_gets_a_typed_error(place: Place, trou
     await place.good((await place.world.get()).access_token.reveal())
 
 
-@either
 @pytest.mark.parametrize("patience", [0.2])
 async def test_a_token_that_lives_is_served_meanwhile(place: Place, trouble: Trouble) -> None:
     old = await seed(place, age=NEARLY)
     assert (await place.world.get(min_ttl=300)).degraded
     await place.acted()
-    async with trouble(place):
+    async with trouble():
         place.released.set()
         await place.unsaved()
         token = await place.world.get(min_ttl=300)
@@ -200,7 +259,7 @@ async def test_a_token_that_lives_is_served_meanwhile(place: Place, trouble: Tro
 
 async def test_a_store_that_takes_no_lease_costs_no_redemption(place: Place) -> None:
     await seed(place, age=EXPIRED)
-    async with locked(place):
+    async with place.faulty.locked():
         with pytest.raises(StoreUnavailable, match="lock"):
             await place.world.get()
     assert place.proxy.count() == 0
@@ -237,13 +296,13 @@ async def fail_unnoted(place: Place, fault: Fault) -> None:
     before = place.proxy.count()
     call = asyncio.create_task(place.world.get())
     await place.proxy.until_count(before + 1)
-    async with locked(place):
+    async with place.faulty.locked():
         place.released.set()
         await asyncio.wait({call}, timeout=0.5)
     with pytest.raises(VaultError) as error:
         await call
     await asyncio.sleep((error.value.retry_after or 0.0) + 0.05)
-    place.lease_clock.advance(2 * WAIT + 1)
+    place.faulty.pass_lease_time(2 * WAIT + 1)
 
 
 @pytest.mark.parametrize("ends", [False, True], ids=["goes on", "is told to end"])
