@@ -29,7 +29,7 @@ from tests.adapters.store_conformance import (
 )
 from tests.postgres.server import PostgresServer
 from tokenvault_sidecar.adapters.postgres import PostgresStore
-from tokenvault_sidecar.adapters.postgres_connections import PostgresSettings
+from tokenvault_sidecar.adapters.postgres_connecting import PostgresSettings
 from tokenvault_sidecar.adapters.postgres_schema import MIGRATIONS
 from tokenvault_sidecar.core.ports import SEALED_HEAD, Attempt, Completion
 
