@@ -91,11 +91,11 @@ class Guard(grpc.aio.ServerInterceptor):
         self._meters = {}
 
     def hold(self) -> None:
-        """Have calls that come now wait until they are let go: who waits for an answer sends nothing else."""
+        """Have calls begin and end only once they are let go: who waits for an answer sends nothing else."""
         self._held = asyncio.Event()
 
     def let_go(self) -> None:
-        """Serve those that were held, and hold no more."""
+        """Serve and answer those that were held, and hold no more."""
         if self._held is not None:
             self._held.set()
 
@@ -143,8 +143,7 @@ class Guard(grpc.aio.ServerInterceptor):
             assert task is not None
             self._calls.add(task)
             try:
-                if self._held is not None:
-                    await self._held.wait()
+                await self._pass()
                 meter = await self._enter(call, service, context)
                 try:
                     left = context.time_remaining()
@@ -155,6 +154,7 @@ class Guard(grpc.aio.ServerInterceptor):
                             answer = await behaviour(await request_of(context), context)
                 finally:
                     meter.leave()
+                await self._pass()
                 if self._record is not None:
                     self._record(call, _OK)
                 data = serialize(answer)
@@ -205,6 +205,10 @@ class Guard(grpc.aio.ServerInterceptor):
         if handler.unary_unary:
             return grpc.stream_unary_rpc_method_handler(unary)
         return grpc.stream_stream_rpc_method_handler(stream, None, handler.response_serializer)
+
+    async def _pass(self) -> None:
+        if self._held is not None:
+            await self._held.wait()
 
     async def _enter(self, call: CallUnderWay, service: str, context: _Context) -> Meter:
         """Admit the caller, and account for the call. Raises VaultError; else `leave` the meter."""
@@ -258,6 +262,7 @@ class Guard(grpc.aio.ServerInterceptor):
         self._note(call, error.reason.value)
         if isinstance(error, RateLimited):
             await asyncio.sleep(_HELD_BACK)
+        await self._pass()
         await abort(context, error, metadata=((REQUEST_ID, call.request_id),), detail=call.detail)
 
     def _tell(self, call: CallUnderWay, outcome: str) -> None:
