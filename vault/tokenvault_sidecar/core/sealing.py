@@ -12,6 +12,7 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import lru_cache, partial
 from typing import Any
 
 from cryptography.exceptions import InvalidTag
@@ -38,6 +39,8 @@ from tokenvault_sidecar.core.ports import DelegationRow, GrantRow, OutcomeRow, R
 
 _FORMAT = b"\x01"
 _NONCE = 12
+_CONTEXTS = 1024
+"""Whose row keys are kept at hand: a call needs its context's more than once."""
 
 
 class UnknownDataKey(StoreUnavailable):
@@ -104,6 +107,7 @@ class Sealer:
 
     def __init__(self, keyring: Keyring) -> None:
         self.keyring = keyring
+        self._grant_key = lru_cache(maxsize=_CONTEXTS)(partial(self._blind, "grant"))
 
     @property
     def active(self) -> str:
@@ -112,7 +116,7 @@ class Sealer:
 
     def context_key(self, brand: str, context: Context) -> bytes:
         """The row key of a grant: 32 bytes, blind."""
-        return self._blind("grant", brand, context.kind.value, context.id)
+        return self._grant_key(brand, context.kind.value, context.id)
 
     def state_key(self, state: Secret) -> bytes:
         """The row key of a pending delegation: its state's hash, 32 bytes."""
