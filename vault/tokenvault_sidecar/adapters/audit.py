@@ -7,8 +7,9 @@ tampering. BLAKE2b as Python's own takes a quarter of the time that OpenSSL's
 HMAC does where calls are few enough to find it out of the processor's cache.
 A new file, after rotation, goes on where the old one ended; which follows which
 is told by the chain, not by their names.
-Beside the log, a file `….head` attests which line is the last, so that lines
-cut off the end are missed too; only who kept an older head, and puts it back
+Beside the log, a file `….head` attests which line is the last, by the half of
+that line's hash that is not in the line, so that lines cut off the end are
+missed too; only who kept an older head, and puts it back
 with what it attests, goes unseen.
 
 Lines are handed to the operating system before the answer leaves, and are not
@@ -22,7 +23,7 @@ import hashlib
 import hmac
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import BinaryIO, Final
@@ -33,7 +34,7 @@ from pydantic_core import to_json
 from tokenvault_sidecar.core.errors import StoreUnavailable
 from tokenvault_sidecar.core.sealing import Keyring
 
-START: Final = "0" * 64
+START: Final = b"0" * 64
 """The mac before the first line of all."""
 
 BROKEN_END: Final = {"event": "the log does not end where it was attested to"}
@@ -43,8 +44,8 @@ UNWRITTEN: Final = "lines could not be written"
 """The event noted, with their number, once the log can be written again."""
 
 _MARK: Final = b',"mac":"'
+_END: Final = b'"}\n'
 _LONGEST_LINE: Final = 64 * 1024
-_TAIL: Final = 64 + len('"}')
 _TRIES: Final = 5
 _MOVING: Final = 0.02
 """Seconds to wait first for a file that is being moved; doubled each time."""
@@ -93,12 +94,12 @@ class AuditLog:
         try:
             self._head = _locked(path)  # which nobody renames, as happens to the log
             self._file = _open(path)
-            last = _last_macs(path)
-            self._mac = last[-1] if last else START
+            last = _last_lines(path)
+            self._mac = _parts(last[-1])[1] if last else START
             self._size = os.fstat(self._file).st_size
             attested = os.read(self._head, 64)
             # A process killed in between had written the line, but not attested it yet.
-            if attested not in ([_attest(self._keyed, mac) for mac in last] or [b""]):
+            if attested not in (_attesting(self._keyed, last) or [b""]):
                 self._append(BROKEN_END)
         except OSError as error:
             raise _unwritable(path, error) from None
@@ -141,15 +142,15 @@ class AuditLog:
 
     def _append(self, facts: Mapping[str, object]) -> None:
         text = to_json(facts)[:-1]
-        mac = _mac(self._keyed, self._mac, text)
-        line = b'%b%b%b"}\n' % (text, _MARK, mac.encode())
+        mac, attesting = _link(self._keyed, self._mac, text)
+        line = b"".join((text, _MARK, mac, _END))
         written = os.write(self._file, line)
         if written != len(line):  # half a line would break the chain
             os.ftruncate(self._file, os.fstat(self._file).st_size - written)
             raise OSError("short write")
         self._size += written
         self._mac = mac
-        os.pwrite(self._head, _attest(self._keyed, mac), 0)
+        os.pwrite(self._head, attesting, 0)
 
     def _rotate(self) -> None:
         number = max((_number(file) for file in _older(self._path)), default=0) + 1
@@ -197,14 +198,14 @@ def _verify(path: Path, keyed: hashlib.blake2b, attested: bytes) -> int:
             for number, line in enumerate(file, 1):
                 if not files and not line.endswith(b"\n"):
                     break  # being written, or by a process that was killed: attested lines are whole
-                mac = _follows(keyed, before, line)
-                if mac is None:
+                link = _follows(keyed, before, line)
+                if link is None:
                     raise AuditError(
                         f"{name} line {number}: does not follow from the line before it: "
                         "this line was changed, or lines before it were removed, added or moved"
                     )
-                count, before = count + 1, mac
-                found = found or hmac.compare_digest(attested, _attest(keyed, mac))
+                count, before = count + 1, link[0]
+                found = found or hmac.compare_digest(attested, link[1])
     if not found and (count or attested):
         raise AuditError(
             f"{path.name}: the line attested to be its last is not there: lines were cut off its end, "
@@ -213,11 +214,11 @@ def _verify(path: Path, keyed: hashlib.blake2b, attested: bytes) -> int:
     return count
 
 
-def _follows(keyed: hashlib.blake2b, before: str, line: bytes) -> str | None:
-    """The line's mac, where it is the right one after the mac `before`."""
-    text, _, rest = line.rpartition(_MARK)
-    mac = _mac(keyed, before, text)
-    return mac if hmac.compare_digest(b'%b"}\n' % mac.encode(), rest) else None
+def _follows(keyed: hashlib.blake2b, before: bytes, line: bytes) -> tuple[bytes, bytes] | None:
+    """The line's link, where it is the right one after the mac `before`."""
+    text, _ = _parts(line)
+    link = _link(keyed, before, text)
+    return link if hmac.compare_digest(b"".join((text, _MARK, link[0], _END)), line) else None
 
 
 def _first(file: BinaryIO) -> bytes:
@@ -241,13 +242,28 @@ def _number(file: Path) -> int:
 
 def _keyed(key: bytes) -> hashlib.blake2b:
     """To copy for each line."""
-    return hashlib.blake2b(key=key, digest_size=32)
+    return hashlib.blake2b(key=key)
 
 
-def _mac(keyed: hashlib.blake2b, before: str, text: bytes) -> str:
+def _link(keyed: hashlib.blake2b, before: bytes, text: bytes) -> tuple[bytes, bytes]:
+    """A line's mac, and what attests that it is the last: one hash's halves. No line shows the second."""
     line = keyed.copy()
-    line.update(before.encode() + text)
-    return line.hexdigest()
+    line.update(before + text)
+    both = line.hexdigest().encode()
+    return both[:64], both[64:]
+
+
+def _parts(line: bytes) -> tuple[bytes, bytes]:
+    """A line's text and mac, as it has them."""
+    text, _, rest = line.rpartition(_MARK)
+    return text, rest[:64]
+
+
+def _attesting(keyed: hashlib.blake2b, last: Sequence[bytes]) -> list[bytes]:
+    """What attests each of the last two of these lines; fewer than three are all that there are."""
+    parts = [_parts(line) for line in last]
+    macs = [START, *(mac for _, mac in parts)]
+    return [_link(keyed, before, text)[1] for before, (text, _) in zip(macs, parts, strict=False)][-2:]
 
 
 def _open(path: Path) -> int:
@@ -266,22 +282,21 @@ def _locked(path: Path) -> int:
     return head
 
 
-def _last_macs(path: Path) -> list[str]:
-    """The macs of the last whole lines, two where there are; half a line at the end is cut off."""
-    macs: list[str] = []
+def _last_lines(path: Path) -> list[bytes]:
+    """The last whole lines, three where there are; half a line at the end is cut off."""
+    lines: list[bytes] = []
     for file in [path, *reversed(_older(path))]:
         with file.open("rb") as stream:
             size = stream.seek(0, os.SEEK_END)
-            stream.seek(max(size - 2 * _LONGEST_LINE, 0))
+            stream.seek(max(size - 3 * _LONGEST_LINE, 0))
             tail = stream.read()
         whole = tail[: tail.rfind(b"\n") + 1]
-        if not macs and len(whole) != len(tail):
+        if not lines and len(whole) != len(tail):
             os.truncate(file, size - len(tail) + len(whole))
-        lines = whole.splitlines()[-2:]
-        macs = [line[-_TAIL:][:64].decode("ascii", "replace") for line in lines] + macs
-        if len(macs) > 1:
+        lines = whole.splitlines()[-3:] + lines
+        if len(lines) > 2:
             break
-    return macs[-2:]
+    return lines[-3:]
 
 
 def _attested(path: Path) -> bytes:
@@ -289,10 +304,6 @@ def _attested(path: Path) -> bytes:
         return _head_path(path).read_bytes()
     except FileNotFoundError:
         return b""
-
-
-def _attest(keyed: hashlib.blake2b, mac: str) -> bytes:
-    return _mac(keyed, "head", mac.encode()).encode()
 
 
 def _head_path(path: Path) -> Path:
