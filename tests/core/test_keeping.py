@@ -255,3 +255,14 @@ async def test_a_code_that_was_not_used_is_given_back_later(world: World, store:
             await show(world, response)
     store.down = False
     assert (await insist(sibling(world), response)).subject == "alice"
+
+
+@pytest.mark.parametrize("brand", [GUARDED])
+async def test_of_many_who_show_one_response_one_is_told_the_code(world: World, store: Store) -> None:
+    response = world.server.login(await world.challenge(ALICE))
+    await answered_while_away(world, response)
+    store.down = False
+    worlds = [sibling(world) for _ in range(4)]
+    told = await asyncio.gather(*(insist(w, response) for w in worlds), return_exceptions=True)
+    assert sum(isinstance(answer, Delegated) for answer in told) <= 1
+    assert all(isinstance(answer, Delegated | StateNotFound) for answer in told)

@@ -123,6 +123,8 @@ async def _ways(settings: PostgresSettings) -> list[tuple[str, str, str]]:
             )
         except OSError as error:
             unknown = error
+        except UnicodeError:  # an empty label, or one that is too long
+            continue
         else:
             ways += [(host, str(port), str(address[0])) for *_, address in found]
     if not ways:

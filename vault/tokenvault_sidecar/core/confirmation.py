@@ -69,26 +69,28 @@ class Confirmations:
         Raises StateNotFound where the delegation was voided meanwhile,
         SubjectMismatch, StoreUnavailable.
         """
-        before = await self._outcomes.get(delegation.id)
-        if before is not None and before.status in _HELD:  # by a try that was not told so
-            return
-        await self._keeping.check_subject(delegation.context, grant)
         until = self._vault.clock() + brand.delegation_lifetime
-        revocations = self._revoker.rows(grant, due_at=until)
-        held = Held(
-            grant=grant,
-            code=self._hash(delegation.id, self._code(response)),
-            revocations=tuple(row.id for row in revocations),
-        )
         outcome = self._outcomes.awaiting(key, delegation, response, until=until)
-        while row := await self._vault.store.get_taken(key):
+        while True:
+            row = await self._vault.store.get_taken(key)
+            before = await self._outcomes.get(delegation.id)  # after the row, which is changed with it
+            if before is not None and before.status in _HELD:  # by a try that was not told so
+                return
+            if row is None:
+                raise state_not_found()
+            await self._keeping.check_subject(delegation.context, grant)
+            revocations = self._revoker.rows(grant, due_at=until)
+            held = Held(
+                grant=grant,
+                code=self._hash(delegation.id, self._code(response)),
+                revocations=tuple(revocation.id for revocation in revocations),
+            )
             locked = self._vault.sealer.seal_held(replace(row, expires_at=until), held)
             if await self._vault.store.change_taken(
                 locked, was=row.sealed, outcome=outcome, revocations=revocations
             ):
                 self._vault.events("confirmation", brand=grant.brand, outcome="shown")
                 return
-        raise state_not_found()
 
     async def show(self, outcome: Outcome, response: bytes) -> Delegated:
         """The code, once, for who has shown the response of this hash.
@@ -99,6 +101,9 @@ class Confirmations:
         while taken := await self._vault.store.get_taken(outcome.delegation_key):
             held = await self._vault.open_held(taken)
             if not hmac.compare_digest(held.code, self._hash(outcome.delegation_id, code)):
+                break
+            latest = await self._outcomes.get(outcome.delegation_id)
+            if latest is None or latest.untold != response:  # another was told meanwhile
                 break
             if await self._vault.store.change_taken(
                 self._vault.sealer.seal_held(taken, held),
