@@ -13,6 +13,7 @@ import tokenvault_sidecar
 from tokenvault_sidecar.adapters.logs import LEVELS
 from tokenvault_sidecar.api import call_log
 from tokenvault_sidecar.core.errors import Reason
+from tokenvault_sidecar.core.vault import UNSAVED
 
 _SAY = """
 import sys
@@ -90,7 +91,9 @@ def _emitted() -> Iterator[tuple[str, str]]:
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
             if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute):
                 continue
-            if node.func.attr not in ("events", "_events"):
+            if node.func.attr in ("insist", "write_soon"):
+                yield from ((event, "") for event in _insisted(node))
+            if node.func.attr not in ("events", "_events") or ast.unparse(node.args[0]) == "event":
                 continue
             assert isinstance(node.args[0], ast.Constant), f"{file}: an event whose name is computed"
             outcomes = [word.value for word in node.keywords if word.arg == "outcome"]
@@ -100,6 +103,16 @@ def _emitted() -> Iterator[tuple[str, str]]:
                     str(node.args[0].value),
                     str(outcome.value) if isinstance(outcome, ast.Constant) else "*",
                 )
+
+
+def _insisted(call: ast.Call) -> Iterator[str]:
+    """The event that the core is to emit where it cannot write; "event" is one that is handed on."""
+    for given in (word.value for word in call.keywords if word.arg == "event"):
+        if isinstance(given, ast.Constant):
+            yield str(given.value)
+        elif ast.unparse(given) != "event":
+            assert ast.unparse(given) == "UNSAVED", "an event whose name is computed"
+            yield UNSAVED
 
 
 _COMPUTED = {
