@@ -17,7 +17,7 @@ from tests.running import CallerFiles
 from tokenvault import Token, TokenVaultError
 from tokenvault_sidecar.devkit import DevelopmentCA, Issued
 
-_PATIENCE = 15.0
+_PATIENCE = 45.0
 
 
 async def refused(call: Awaitable[object], by: type[TokenVaultError]) -> str:

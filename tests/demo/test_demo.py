@@ -73,7 +73,7 @@ def pids(told: str) -> list[int]:
 
 def test_every_step_comes_out_as_said(temporary: dict[str, str]) -> None:
     done = subprocess.run(
-        COMMAND, env=temporary, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=100
+        COMMAND, env=temporary, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=200
     )
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
