@@ -10,12 +10,13 @@ from tests.bench.processes import LoadProcess, Server
 
 @dataclass(frozen=True)
 class Subject:
-    """One side of a comparison. `grants`: as in `Round`."""
+    """One side of a comparison. `grants`: as in `Round`. A plan's rate is that of each of its `workers`."""
 
     name: str
     server: Server
     method: str
     grants: int | None = None
+    workers: int = 1
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,14 @@ def compare(
 def _sample(side: Subject, load: LoadProcess, plan: Plan) -> Sample:
     server_before, load_before = side.server.cpu(), load.cpu()
     seen = load.run(
-        Round(side.server.address, side.method, plan.seconds, plan.rate, side.grants, plan.connections)
+        Round(
+            side.server.address,
+            side.method,
+            plan.seconds,
+            plan.rate and plan.rate * side.workers,
+            side.grants,
+            plan.connections,
+        )
     )
     return Sample(seen, side.server.cpu() - server_before, load.cpu() - load_before)
 

@@ -104,6 +104,20 @@ async def test_consumers_come_back_to_any_of_them(server: ScriptedServer, tmp_pa
                 assert (await other.get_token("acme", consumer=f"new-{number}")).access_token
 
 
+async def test_workers_run_as_batch_work_in_all_their_threads(config: Path) -> None:
+    await seed(config)
+    async with running(config) as sidecar, stub(sidecar) as vault:
+        await vault.GetToken(get_token(PEOPLE[0]), timeout=PATIENCE)
+        for pid in pids(sidecar).values():
+            policies = _policies(pid)
+            assert len(policies) > 1
+            assert set(policies) == {os.SCHED_BATCH}
+
+
+def _policies(pid: int) -> list[int]:
+    return [os.sched_getscheduler(int(thread.name)) for thread in Path(f"/proc/{pid}/task").iterdir()]
+
+
 def _come_back(place: str, query: dict[str, str]) -> int:
     connection = http.client.HTTPConnection(place, timeout=PATIENCE)
     try:
