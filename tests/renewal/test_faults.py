@@ -2,16 +2,18 @@
 
 Every row of the table is played twice, on brands of their own: by a grant
 whose access token has expired, and by one whose token lives but has less life
-left than is asked for. All of them are played at once, in one sidecar, on each
+left than is asked for. That by readers at one sidecar, and by readers at four
+that share a store: all see the same. All of them are played at once, on each
 kind of store.
 """
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from email.utils import formatdate
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -23,7 +25,7 @@ from tests.authserver.oidc import OidcProvider
 from tests.authserver.proxy import Fault, FaultProxy, delayed, held, slow_loris, status
 from tests.postgres.fixtures import PutStore
 from tests.renewal.seeding import BRAND, LIFE, log_in, seeding
-from tests.renewal.sidecars import add_brand, another_version, running, tune
+from tests.renewal.sidecars import Running, add_brand, another_version, running, several, tune
 from tests.running import make_config
 from tokenvault import TokenVaultError
 from tokenvault.aio import AsyncTokenVaultClient
@@ -34,13 +36,19 @@ NEVER = asyncio.Event()
 BACKED_OFF = 2.1
 """Seconds after which a first back-off (1 s at most) and the table's short Retry-After are over."""
 EXPIRED, NEARLY = LIFE + 100, LIFE - 100
+ALONE, TOGETHER = 1, 4
+"""How many sidecars a grant is asked for at."""
+READERS = 2
+"""At each of them."""
+AT_ONCE = 4
+"""Grants whose readers begin at the same time: a back-off is shorter than this machine may be slow."""
 MIN_TTL = 300.0
 """More than is left of a token that is NEARLY over: a renewal is due, but the old one would serve."""
 
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What a grant's reader saw: "renewed", "degraded", or an error's reason.
+    """What a grant's readers saw: "renewed", "degraded", or an error's reason.
 
     `first`: when the fault struck; `acted`: on how many requests the server
     had acted by then. `later`: after the back-off, the fault being gone;
@@ -144,15 +152,27 @@ class Grant:
     age: float
     proxy: FaultProxy
 
-    async def play(self, bot: AsyncTokenVaultClient) -> Seen:
-        self.proxy.queue(self.row.fault)
-        first = await self._read(bot)
+    async def play(self, sidecars: Sequence[Running], places: asyncio.Semaphore) -> Seen:
+        async with places:
+            heard, fault = asyncio.Event(), self.row.fault
+            self.proxy.queue(fault if fault.before else replace(fault, before=heard))
+            reading = asyncio.create_task(self._read(sidecars))
+            await self.proxy.until_count(1)
+            for sidecar in sidecars:  # the same connection: when this is answered, those before it were heard
+                await sidecar.bot.get_token(BRAND, consumer="bystander")
+            heard.set()
+        first = await reading
         acted = self.proxy.acted()
         await asyncio.sleep(BACKED_OFF)
-        later = await self._read(bot)
+        later = await self._read(sidecars)
         return Seen(first, acted, later, self.proxy.count())
 
-    async def _read(self, bot: AsyncTokenVaultClient) -> str:
+    async def _read(self, sidecars: Sequence[Running]) -> str:
+        """What all of them see who ask at once."""
+        reads = [self._read_one(sidecar.bot) for sidecar in sidecars for _ in range(READERS)]
+        return " or ".join(sorted(set(await asyncio.gather(*reads))))
+
+    async def _read_one(self, bot: AsyncTokenVaultClient) -> str:
         min_ttl = 0.0 if self.age == EXPIRED else MIN_TTL
         try:
             token = await bot.get_token(self.brand, consumer=self.brand, min_ttl=min_ttl)
@@ -163,11 +183,15 @@ class Grant:
         return "degraded" if token.degraded else "renewed"
 
 
+Played = tuple[str, float, int]
+"""A row's name, the token's age, and at how many sidecars."""
+
+
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def seen(
     tmp_path_factory: pytest.TempPathFactory, put_store: PutStore
-) -> AsyncIterator[dict[tuple[str, float], Seen]]:
-    """All of the table played: what was seen by name and age, or what went wrong."""
+) -> AsyncIterator[dict[Played, Seen]]:
+    """All of the table played."""
     folder = tmp_path_factory.mktemp("faults")
     async with AsyncExitStack() as stack:
         rotating, other = [
@@ -177,33 +201,39 @@ async def seen(
         config = make_config(folder / "vault", rotating, clients.BASIC)
         put_store(config)
         tune(config, "renewal", redemption_deadline=f"{DEADLINE:.0f}s", lease="30s")
-        grants: dict[tuple[str, float], Grant] = {}
-        for number, (name, row) in enumerate(ROWS.items()):
+        tune(config, "limits", rate=10_000, burst=10_000, concurrency=10_000)
+        grants: dict[Played, Grant] = {}
+        for played in product(ROWS, (EXPIRED, NEARLY), (ALONE, TOGETHER)):
+            name, age, _ = played
+            row = ROWS[name]
             provider = rotating if row.rotates else other
-            for age in (EXPIRED, NEARLY):
-                before = await stack.enter_async_context(FaultProxy())
-                before.forward_to(provider.port)
-                grant = grants[name, age] = Grant(f"row-{number}-{age:.0f}", row, age, before)
-                add_brand(config, grant.brand, provider, clients.BASIC, before)
+            before = await stack.enter_async_context(FaultProxy())
+            before.forward_to(provider.port)
+            grant = grants[played] = Grant(f"row-{len(grants)}", row, age, before)
+            add_brand(config, grant.brand, provider, clients.BASIC, before)
         async with seeding(config) as seeder:
+            await seeder.add(await log_in(rotating, clients.BASIC, ["bystander"]))
             for provider in (rotating, other):
-                played = [g for g in grants.values() if g.row.rotates == (provider is rotating)]
-                answers = await log_in(provider, clients.BASIC, [grant.brand for grant in played])
-                for grant in played:
+                its = [g for g in grants.values() if g.row.rotates == (provider is rotating)]
+                answers = await log_in(provider, clients.BASIC, [grant.brand for grant in its])
+                for grant in its:
                     await seeder.add({grant.brand: answers[grant.brand]}, brand=grant.brand, age=grant.age)
-        async with running(config) as sidecar:
-            outcomes = await asyncio.gather(*(grant.play(sidecar.bot) for grant in grants.values()))
-            yield dict(zip(grants, outcomes, strict=True))
+        places = asyncio.Semaphore(AT_ONCE)
+        async with several(config, TOGETHER) as sidecars:
+            playing = [grant.play(sidecars[:count], places) for (*_, count), grant in grants.items()]
+            yield dict(zip(grants, await asyncio.gather(*playing), strict=True))
 
 
 @pytest.mark.parametrize("name", ROWS)
-def test_an_expired_token(seen: dict[tuple[str, float], Seen], name: str) -> None:
-    assert seen[name, EXPIRED] == ROWS[name].expired
+@pytest.mark.parametrize("count", [ALONE, TOGETHER])
+def test_an_expired_token(seen: dict[Played, Seen], name: str, count: int) -> None:
+    assert seen[name, EXPIRED, count] == ROWS[name].expired
 
 
 @pytest.mark.parametrize("name", ROWS)
-def test_a_token_that_still_lives(seen: dict[tuple[str, float], Seen], name: str) -> None:
-    assert seen[name, NEARLY] == ROWS[name].living
+@pytest.mark.parametrize("count", [ALONE, TOGETHER])
+def test_a_token_that_still_lives(seen: dict[Played, Seen], name: str, count: int) -> None:
+    assert seen[name, NEARLY, count] == ROWS[name].living
 
 
 async def test_one_brands_outage_delays_no_other_brand(
