@@ -6,10 +6,11 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 from grpc_status import rpc_status
 
-from tests.api.running import Running, consumer, conversation, refusal
+from tests.api.running import Pki, Running, consumer, conversation, refusal, serving
 from tests.api.test_status import concrete
 from tests.fakes.usecases import CODE, LINK_EXPIRES_AT, issued
 from tokenvault.v1 import token_vault_pb2 as pb
+from tokenvault_sidecar.api.calls import CallUnderWay
 from tokenvault_sidecar.api.status import CODES, DOMAIN
 from tokenvault_sidecar.core.challenges import DelegationRequest
 from tokenvault_sidecar.core.errors import (
@@ -99,6 +100,30 @@ async def test_a_delegation_from_start_to_completion(running: Running) -> None:
     assert running.delegations.completed == [
         AuthorizationResponse(Secret("state-1"), Secret("a code"), "https://as.example", None)
     ]
+
+
+async def test_who_was_not_told_of_a_completion_may_repeat_it(pki: Pki) -> None:
+    """As where the audit log cannot have its line."""
+    full = True
+
+    def record(call: CallUnderWay, outcome: str) -> None:
+        if full and call.rpc == "CompleteDelegation" and outcome == "OK":
+            raise StoreUnavailable("the audit log cannot be written")
+
+    async with serving(pki, record=record) as running:
+        start = pb.StartDelegationRequest(brand_id="acme", context=consumer())
+        await running.call(running.pki.bot, "StartDelegation", start)
+        complete = pb.CompleteDelegationRequest(state="state-1", code="a code")
+        for _ in range(2):
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await running.call(running.pki.bot, "CompleteDelegation", complete)
+            assert refusal(caught.value).code is grpc.StatusCode.UNAVAILABLE
+        full = False
+        done = await running.call(running.pki.bot, "CompleteDelegation", complete)
+        assert done.subject == "somebody"
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await running.call(running.pki.bot, "CompleteDelegation", complete)
+        assert refusal(caught.value).reason == Reason.STATE_NOT_FOUND
 
 
 async def test_a_conversations_delegation_has_no_subject_and_no_session(running: Running) -> None:

@@ -227,3 +227,24 @@ async def test_a_browser_that_goes_away_leaves_it_to_go_on(port: Listening) -> N
     port.world.server.gate.set()
     await port.world.settle()
     assert (await port.world.get()).access_token
+
+
+@pytest.mark.parametrize("confirms", [False, True], ids=["at once", "by a code"])
+async def test_what_no_browser_waited_for_is_shown_to_the_next(port: Listening, confirms: bool) -> None:
+    world = port.world
+    world.vault.brands = {"acme": replace(ACME, confirms=confirms)}
+    world.server.gate = asyncio.Event()
+    sent = await port.came_back()
+    asking = asyncio.create_task(port.get(sent))
+    while "authorization_code" not in world.server.requests:  # noqa: ASYNC110  # no event tells
+        await asyncio.sleep(0.01)
+    asking.cancel()
+    while "CANCELLED" not in [outcome for _, outcome in port.recorded]:  # noqa: ASYNC110  # as above
+        await asyncio.sleep(0.01)
+    world.server.gate.set()
+    answer = await port.get(sent)
+    while answer.status == 503:
+        await asyncio.sleep(0.01)
+        answer = await port.get(sent)
+    assert (answer.status, CODE in answer.body) == (200, confirms)
+    assert USED in (await port.get(sent)).body

@@ -10,6 +10,7 @@ from tests.core.test_confirmation import GUARDED
 from tests.core.world import ACME, ALICE, CHAT, World, permit_all
 from tests.fakes.memory_store import MemoryStore
 from tokenvault_sidecar.core import delegations
+from tokenvault_sidecar.core.challenges import DelegationRequest
 from tokenvault_sidecar.core.errors import (
     CodeRejected,
     GrantNotFound,
@@ -21,7 +22,7 @@ from tokenvault_sidecar.core.errors import (
 )
 from tokenvault_sidecar.core.exchange import AuthorizationResponse
 from tokenvault_sidecar.core.model import Brand, Context, Delegated, DelegationStatus, Secret
-from tokenvault_sidecar.core.ports import DelegationRow, GrantRow
+from tokenvault_sidecar.core.ports import DelegationRow, GrantRow, OutcomeRow
 
 both = pytest.mark.parametrize("context", [ALICE, CHAT], ids=["consumer", "conversation"])
 brands = pytest.mark.parametrize("brand", [ACME, GUARDED], ids=["at once", "by a code"])
@@ -48,6 +49,9 @@ class Store(MemoryStore):
 
     async def change_taken(self, row: DelegationRow, **given: Any) -> bool:
         return self._tell(await super().change_taken(row, **given))
+
+    async def set_outcome(self, row: OutcomeRow) -> bool:
+        return self._tell(await super().set_outcome(row))
 
     def _tell(self, done: bool) -> bool:
         if self.untold:
@@ -213,6 +217,72 @@ async def test_one_who_went_away_may_show_it_again(world: World) -> None:
     world.server.gate.set()
     assert (await insist(sibling(world), response)).subject == "alice"
     assert world.server.requests == ["authorization_code"]
+
+
+@brands
+async def test_what_was_told_to_nobody_is_told_again_once(world: World) -> None:
+    response = world.server.login(await world.challenge(ALICE))
+    done = await show(world, response)
+    world.delegations.not_heard(response, done)
+    await world.settle()
+    assert await show(sibling(world), response) == done
+    with pytest.raises(StateNotFound):
+        await show(world, response)
+    with pytest.raises(StateNotFound):
+        await show(world, replace(response, code=Secret("guessed")))
+
+
+@brands
+async def test_one_who_goes_away_while_they_are_told_is_told_again(world: World, store: Store) -> None:
+    """Whatever is under way when they go, and however often they come again."""
+    response = world.server.login(await world.challenge(ALICE))
+    for steps in range(100):
+        call = show(world, response)
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        if call.done():
+            break
+        call.cancel()
+        await asyncio.wait({call})
+        if not call.cancelled():
+            break
+        await world.settle()
+    assert 5 < steps < 99
+    assert (await call).subject == "alice"
+
+
+@brands
+async def test_a_store_that_went_away_while_it_was_told(world: World, store: Store) -> None:
+    """Nobody can know whether it noted that."""
+    response = world.server.login(await world.challenge(ALICE))
+    world.delegations.not_heard(response, await show(world, response))
+    await world.settle()
+    store.untold = True
+    with pytest.raises(StoreUnavailable):
+        await show(world, response)
+    store.down = False
+    await world.settle()
+    assert (await show(sibling(world), response)).subject == "alice"
+
+
+@pytest.mark.parametrize("brand", [GUARDED])
+async def test_what_was_confirmed_meanwhile_stays_so(world: World) -> None:
+    """The browser did not get the page, but the code was read."""
+    challenge = await world.delegations.start(DelegationRequest("acme", ALICE, "bot"))
+    response = world.server.login(challenge.authorization_url.reveal())
+    done = await show(world, response)
+    assert done.confirmation
+    confirmations = world.delegations.confirmations
+    confirming = confirmations.confirm(
+        challenge.delegation_id, done.confirmation.code, caller="bot", permit=permit_all
+    )
+    world.delegations.not_heard(response, done)
+    assert (await confirming).subject == "alice"
+    await world.settle()
+    outcome = await world.delegations.outcomes.get(challenge.delegation_id)
+    assert outcome is not None
+    assert outcome.status is DelegationStatus.COMPLETED
+    assert await world.get()
 
 
 async def test_a_refusal_is_told_at_once_and_noted_later(world: World, store: Store) -> None:

@@ -79,6 +79,7 @@ class FakeDelegations(Delegations):
         self.pending: dict[str, DelegationRequest] = {}
         self.started: list[DelegationRequest] = []
         self.completed: list[AuthorizationResponse] = []
+        self._told: dict[str, DelegationRequest] = {}
         self.fails: Exception | None = None
         self.confirmation: Confirmation | None = None
         self.outcomes = FakeOutcomes(self)
@@ -106,7 +107,7 @@ class FakeDelegations(Delegations):
         if started is None or started.caller != caller:
             raise StateNotFound("the state is unknown")
         permit(started.brand, started.context)
-        del self.pending[response.state.reveal()]
+        self._told[response.state.reveal()] = self.pending.pop(response.state.reveal())
         self.completed.append(response)
         consumer = started.context.kind is ContextKind.CONSUMER
         return Delegated(
@@ -118,6 +119,10 @@ class FakeDelegations(Delegations):
             session_ends_at=SESSION_ENDS_AT if consumer else None,
             confirmation=self.confirmation,
         )
+
+    def not_heard(self, response: AuthorizationResponse, done: Delegated) -> None:
+        state = response.state.reveal()
+        self.pending[state] = self._told.pop(state)
 
 
 class FakeConsent(Consent):

@@ -34,6 +34,8 @@ class CallUnderWay:
     span: CallSpan | None = None
     detail: Message | None = field(default=None, repr=False)
     """Goes to the caller with the status, where the call fails; may hold secrets."""
+    not_heard: Callable[[], None] | None = field(default=None, repr=False)
+    """Called where there is an answer that does not reach the caller."""
     began: float = field(default_factory=time.perf_counter)
     _request_id: str | None = None
 

@@ -154,9 +154,14 @@ class Guard(grpc.aio.ServerInterceptor):
                             answer = await behaviour(await request_of(context), context)
                 finally:
                     meter.leave()
-                await self._pass()
-                if self._record is not None:
-                    self._record(call, _OK)
+                try:
+                    await self._pass()
+                    if self._record is not None:
+                        self._record(call, _OK)
+                except BaseException:
+                    if call.not_heard is not None:
+                        call.not_heard()
+                    raise
                 data = serialize(answer)
                 self._tell(call, _OK)
                 return data

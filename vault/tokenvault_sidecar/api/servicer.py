@@ -5,6 +5,7 @@
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import grpc
@@ -53,9 +54,9 @@ class Servicer(TokenVaultServicer):
             call.brand, call.context = brand, whose
             Policy.check(caller, Call(Rpc.COMPLETE_DELEGATION, brand, whose.kind))
 
-        return responses.delegated(
-            await self._delegations.complete(answer, caller=caller.name, permit=permit)
-        )
+        done = await self._delegations.complete(answer, caller=caller.name, permit=permit)
+        call.not_heard = partial(self._delegations.not_heard, answer, done)
+        return responses.delegated(done)
 
     async def ConfirmDelegation(
         self, request: pb.ConfirmDelegationRequest, context: _Context

@@ -114,6 +114,24 @@ class Confirmations:
                 return replace(delegated(outcome.context, held.grant), confirmation=confirmation)
         raise state_not_found()
 
+    async def let_again(self, delegation_id: str, response: bytes) -> None:
+        """Have what came of it told once more to who shows the response of this hash.
+
+        Not over what it has come to meanwhile. Raises StoreUnavailable.
+        """
+        while outcome := await self._outcomes.get(delegation_id):
+            row = self._outcomes.untold(outcome, response)
+            if outcome.status is not DelegationStatus.AWAITING_CONFIRMATION:
+                if outcome.delegated:
+                    await self._vault.store.set_outcome(row)
+                return
+            taken = await self._vault.store.get_taken(outcome.delegation_key)
+            if taken is None:  # confirmed, or void: nobody waits for the code
+                return
+            held = self._vault.sealer.seal_held(taken, await self._vault.open_held(taken))
+            if await self._vault.store.change_taken(held, was=taken.sealed, outcome=row):
+                return
+
     async def confirm(
         self, delegation_id: str, code: Secret, *, caller: str, permit: Callable[[str, Context], None]
     ) -> Delegated:

@@ -140,14 +140,30 @@ class Delegations:
 
     async def _go_on(self, response: AuthorizationResponse, check: Check) -> Delegated:
         """Complete it, whether or not who asked for it stays."""
-        code = response.code or Secret("")
-        shown = Shown(self._vault.sealer.response_hash(response.state, code))
+        shown = Shown(self._hash(response))
         task = self._vault.background.spawn(self._complete(response, check, shown), "delegation")
+
+        def done(task: asyncio.Task[Delegated]) -> None:
+            if not task.cancelled() and task.exception() is None:
+                self.not_heard(response, task.result())
+
         try:
             return await asyncio.shield(task)
         except asyncio.CancelledError:
             shown.unanswered = True
+            task.add_done_callback(done)
             raise
+
+    def not_heard(self, response: AuthorizationResponse, done: Delegated) -> None:
+        """What came of this response did not reach who showed it: it is told once more."""
+        self._let_again(self._vault.sealer.delegation_id(response.state), self._hash(response), done.brand)
+
+    def _let_again(self, delegation_id: str, response: bytes, brand: str) -> None:
+        write = partial(self.confirmations.let_again, delegation_id, response)
+        self._vault.background.spawn(self._vault.insist(write, event=UNSAVED, brand=brand), "delegation")
+
+    def _hash(self, response: AuthorizationResponse) -> bytes:
+        return self._vault.sealer.response_hash(response.state, response.code or Secret(""))
 
     async def _complete(self, response: AuthorizationResponse, check: Check, shown: Shown) -> Delegated:
         row = await self._vault.store.get_delegation(self._vault.sealer.state_key(response.state))
@@ -202,18 +218,22 @@ class Delegations:
 
     async def _tell(self, outcome: Outcome | None, shown: Shown) -> Delegated:
         """What came of it, told once: to who is still there."""
-        if outcome is None or not shown.led_to(outcome):
+        if outcome is None or not shown.led_to(outcome) or shown.unanswered:
             raise state_not_found()
         if outcome.status is DelegationStatus.AWAITING_CONFIRMATION:
-            done = await self.confirmations.show(outcome, shown.response)
-        elif outcome.delegated and await self._vault.store.set_outcome(self.outcomes.told(outcome)):
-            done = outcome.delegated
+            telling = self.confirmations.show(outcome, shown.response)
         else:
-            raise state_not_found()
-        if shown.unanswered:  # since a moment ago
-            let_again = partial(self.outcomes.let_again, outcome.delegation_id, shown.response)
-            await self._vault.insist(let_again, event=UNSAVED, brand=outcome.brand)
-        return done
+            telling = self._delegated(outcome)
+        try:
+            return await telling
+        except StoreUnavailable:  # it may have noted that it was told
+            self._let_again(outcome.delegation_id, shown.response, outcome.brand)
+            raise
+
+    async def _delegated(self, outcome: Outcome) -> Delegated:
+        if outcome.delegated and await self._vault.store.set_outcome(self.outcomes.told(outcome)):
+            return outcome.delegated
+        raise state_not_found()
 
     async def _keep(
         self, taken: bytes, delegation: Delegation, grant: Grant, brand: Brand, response: bytes

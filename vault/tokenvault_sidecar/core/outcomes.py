@@ -83,16 +83,14 @@ class Outcomes:
         """The row of one that is told to who has shown its response: then that is used up."""
         return self._row(replace(outcome, untold=None))
 
+    def untold(self, outcome: Outcome, response: bytes) -> OutcomeRow:
+        """The row of one that is told once more to who shows the response of this hash."""
+        return self._row(replace(outcome, untold=response))
+
     async def get(self, delegation_id: str) -> Outcome | None:
         """What is known of it. Raises StoreUnavailable."""
         row = await self._vault.store.get_outcome(self._vault.sealer.outcome_key(delegation_id))
         return await self._vault.open_outcome(row) if row else None
-
-    async def let_again(self, delegation_id: str, response: bytes) -> None:
-        """Have it told once more to who shows the response of this hash. Raises StoreUnavailable."""
-        outcome = await self.get(delegation_id)
-        if outcome is not None:
-            await self._vault.store.set_outcome(self._row(replace(outcome, untold=response)))
 
     def ended(
         self,
