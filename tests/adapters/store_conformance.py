@@ -343,13 +343,20 @@ class OutcomeConformance:
         assert await stand.store.put_grant(row, replaces=None, completes=Completion(pending.key, done))
         assert await stand.peer.get_outcome(outcome.key) == done
 
-    async def test_a_grant_completes_where_no_outcome_is(self, stand: Stand) -> None:
-        row, pending = grant_row(), delegation_row()
+    @pytest.mark.parametrize("by", ["grant", "change", "end"])
+    async def test_an_outcome_that_was_purged_comes_back(self, stand: Stand, by: str) -> None:
+        pending, done = delegation_row(), outcome_row(sealed=b"done", purge_at=NOW + 9.0)
         await stand.store.put_delegation(pending)
         await stand.store.take_delegation(pending.key)
-        completes = Completion(pending.key, outcome_row())
-        assert await stand.store.put_grant(row, replaces=None, completes=completes)
-        assert await stand.store.get_outcome(outcome_row().key) is None
+        match by:
+            case "grant":
+                completes = Completion(pending.key, done)
+                assert await stand.store.put_grant(grant_row(), replaces=None, completes=completes)
+            case "change":
+                assert await stand.store.change_taken(pending, was=pending.sealed, outcome=done)
+            case _:
+                assert await stand.store.end_taken(pending, outcome=done)
+        assert await stand.peer.get_outcome(done.key) == done
 
     async def test_outcomes_go_with_their_context_and_by_time(self, stand: Stand) -> None:
         for number, context, purge_at in ((1, 1, NOW), (2, 2, NOW), (3, 3, NOW - 1.0)):

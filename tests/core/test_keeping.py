@@ -157,15 +157,17 @@ async def test_a_short_failure_is_waited_for(world: World, store: Store) -> None
 
 
 @brands
-async def test_an_outage_longer_than_the_links_life(world: World, store: Store) -> None:
+@pytest.mark.parametrize("after", [3 * ACME.delegation_lifetime, 10 * 3600.0])
+async def test_an_outage_longer_than_the_links_life(world: World, store: Store, after: float) -> None:
     response = world.server.login(await world.challenge(ALICE))
     with pytest.raises(StoreUnavailable):
         await (await answered_while_away(world, response))
-    world.clock.advance(3 * ACME.delegation_lifetime)
+    world.clock.advance(after)
     store.down = False
     peer = sibling(world)
     await peer.housekeeping.purge()
     await world.settle()
+    await peer.housekeeping.purge()
     done = await insist(peer, response)
     if done.confirmation:
         assert done.confirmation.expires_at >= world.clock() + ACME.delegation_lifetime

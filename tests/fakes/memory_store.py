@@ -59,7 +59,7 @@ class MemoryStore:
                 return False
             del self.delegations[completes.key]
             self.revocations = {k: r for k, r in self.revocations.items() if k not in completes.revocations}
-            self._set_outcome(completes.outcome)
+            self._put_outcome(completes.outcome)
         self.grants[row.key] = replace(row, attempt=replace(row.attempt, leased=False))
         self._leases.pop(row.key, None)
         return True
@@ -194,7 +194,7 @@ class MemoryStore:
         known = self.delegations[row.key]
         self.delegations[row.key] = replace(known, sealed=row.sealed, expires_at=row.expires_at)
         self.taken[row.key] = _HELD
-        self._set_outcome(outcome)
+        self._put_outcome(outcome)
         return True
 
     async def end_taken(self, row: DelegationRow, *, outcome: OutcomeRow) -> bool:
@@ -202,7 +202,7 @@ class MemoryStore:
         if not self._is_taken(row.key, row.sealed):
             return False
         del self.delegations[row.key]
-        self._set_outcome(outcome)
+        self._put_outcome(outcome)
         return True
 
     async def give_back_delegation(self, key: bytes, taker: int) -> bool:
@@ -232,7 +232,10 @@ class MemoryStore:
 
     async def set_outcome(self, row: OutcomeRow) -> bool:
         await self._turn()
-        return self._set_outcome(row)
+        if row.key not in self.outcomes:
+            return False
+        self.outcomes[row.key] = row
+        return True
 
     async def void_delegations(self, *, brand: str) -> int:
         await self._turn()
@@ -362,11 +365,9 @@ class MemoryStore:
         row = self.delegations.get(key)
         return row is not None and key in self.taken and was in (None, row.sealed)
 
-    def _set_outcome(self, row: OutcomeRow | None) -> bool:
-        if row is None or row.key not in self.outcomes:
-            return False
-        self.outcomes[row.key] = row
-        return True
+    def _put_outcome(self, row: OutcomeRow | None) -> None:
+        if row is not None:
+            self.outcomes[row.key] = row
 
     def _resealed(self, key: bytes, was: bytes | None) -> bool:
         return was is not None and self.grants[key].sealed != was

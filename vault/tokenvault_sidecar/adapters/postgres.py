@@ -117,7 +117,7 @@ class PostgresStore:
                 await execute(connection, sql.DELETE_DELEGATION, {"key": completes.key})
                 for row_id in completes.revocations:
                     await execute(connection, sql.DROP_REVOCATION, {"id": row_id})
-                await _set_outcome(connection, completes.outcome)
+                await _put_outcome(connection, completes.outcome)
                 return True
 
         return await self._database.write(put, done=_is_sealed_so(row))
@@ -250,7 +250,7 @@ class PostgresStore:
             async with connection.transaction():
                 if not await changed(connection, sql.CHANGE_TAKEN, values):
                     return False
-                await _set_outcome(connection, outcome)
+                await _put_outcome(connection, outcome)
                 await execute_many(
                     connection, sql.INSERT_REVOCATION, map(rows.revocation_values, revocations)
                 )
@@ -263,7 +263,7 @@ class PostgresStore:
             async with connection.transaction():
                 if not await changed(connection, sql.END_TAKEN, {"key": row.key, "sealed": row.sealed}):
                     return False
-                await _set_outcome(connection, outcome)
+                await _put_outcome(connection, outcome)
                 return True
 
         there = "SELECT 1 FROM outcomes WHERE key = :key AND sealed = :sealed"
@@ -418,9 +418,9 @@ async def _completes(connection: Connection, completion: Completion) -> bool:
     return True
 
 
-async def _set_outcome(connection: Connection, outcome: OutcomeRow | None) -> None:
+async def _put_outcome(connection: Connection, outcome: OutcomeRow | None) -> None:
     if outcome is not None:
-        await execute(connection, sql.SET_OUTCOME, rows.outcome_values(outcome))
+        await execute(connection, sql.PUT_OUTCOME, rows.outcome_values(outcome))
 
 
 def _is_delegation(row: DelegationRow) -> Callable[[Connection], Awaitable[bool | None]]:

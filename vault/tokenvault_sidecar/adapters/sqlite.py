@@ -112,7 +112,7 @@ class SqliteStore:
                 _change(connection, sql.DELETE_DELEGATION, {"key": completes.key})
                 for row_id in completes.revocations:
                     _change(connection, sql.DROP_REVOCATION, {"id": row_id})
-                _set_outcome(connection, completes.outcome)
+                _put_outcome(connection, completes.outcome)
             return written
 
         return await self._writer.write(put)
@@ -218,7 +218,7 @@ class SqliteStore:
         def change(connection: Connection) -> bool:
             if not _change(connection, sql.CHANGE_TAKEN, rows.delegation_values(row) | {"was": was}):
                 return False
-            _set_outcome(connection, outcome)
+            _put_outcome(connection, outcome)
             connection.executemany(sql.INSERT_REVOCATION, map(rows.revocation_values, revocations))
             return True
 
@@ -228,7 +228,7 @@ class SqliteStore:
         def end(connection: Connection) -> bool:
             if not _change(connection, sql.END_TAKEN, {"key": row.key, "sealed": row.sealed}):
                 return False
-            _set_outcome(connection, outcome)
+            _put_outcome(connection, outcome)
             return True
 
         return await self._writer.write(end)
@@ -371,6 +371,6 @@ def _completes(connection: Connection, completion: Completion) -> bool:
     )
 
 
-def _set_outcome(connection: Connection, outcome: OutcomeRow | None) -> None:
+def _put_outcome(connection: Connection, outcome: OutcomeRow | None) -> None:
     if outcome is not None:
-        _change(connection, sql.SET_OUTCOME, rows.outcome_values(outcome))
+        _change(connection, sql.PUT_OUTCOME, rows.outcome_values(outcome))

@@ -74,6 +74,7 @@ INSERT_OUTCOME = """
     INSERT INTO outcomes (key, context_key, brand, kind, purge_at, sealed)
     VALUES (:key, :context_key, :brand, :kind, :purge_at, :sealed)
 """
+PUT_OUTCOME = f"{INSERT_OUTCOME} ON CONFLICT (key) DO UPDATE SET purge_at = :purge_at, sealed = :sealed"
 SET_OUTCOME = "UPDATE outcomes SET purge_at = :purge_at, sealed = :sealed WHERE key = :key"
 FORGET_OUTCOMES = "DELETE FROM outcomes WHERE context_key = :key"
 VOID_OUTCOMES = "DELETE FROM outcomes WHERE brand = :brand"

@@ -35,7 +35,7 @@ LOOKS = 800
 """Looks a second by all who watch, about, at most: where many do, each looks more rarely, lest calls wait."""
 
 KEPT = 3600.0
-"""Seconds beyond the link's end for which an outcome is known."""
+"""Seconds beyond the link's end, or the outcome's where that is later, for which it is known."""
 
 FINISHING = 60.0
 """Seconds beyond the link's end for which who watches waits for one that was taken before."""
@@ -191,7 +191,8 @@ class Outcomes:
         return replace(outcome, status=DelegationStatus.EXPIRED)
 
     def _row(self, outcome: Outcome) -> OutcomeRow:
-        return self._vault.sealer.seal_outcome(outcome, purge_at=outcome.expires_at + KEPT)
+        until = max(outcome.expires_at, self._vault.clock())  # it may have waited for the store for longer
+        return self._vault.sealer.seal_outcome(outcome, purge_at=until + KEPT)
 
 
 def _outcome(key: bytes, delegation: Delegation) -> Outcome:

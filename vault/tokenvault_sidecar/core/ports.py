@@ -82,8 +82,7 @@ class Completion:
 
     Only while the delegation of this `key` is taken, and sealed as it `was`
     where that is given; and while `revocations`, ids, wait untried. In the
-    same transaction it is deleted, they are, and `outcome` is written where
-    one is there already.
+    same transaction it is deleted, they are, and `outcome` is written.
     """
 
     key: bytes
@@ -272,12 +271,12 @@ class Store(Protocol):
     ) -> bool:
         """Write `sealed` and `expires_at` while the row is taken and sealed as it `was`; then it is held.
 
-        In the same transaction write the outcome, where one is there already,
-        and queue the revocations. False: not that row, nothing written.
+        In the same transaction write the outcome, and queue the revocations.
+        False: not that row, nothing written.
         """
 
     async def end_taken(self, row: DelegationRow, *, outcome: OutcomeRow) -> bool:
-        """Delete the row while it is taken and sealed so still, and write the outcome, where one is there.
+        """Delete the row while it is taken and sealed so still, and write the outcome.
 
         False: not that row, nothing written.
         """
