@@ -754,7 +754,9 @@ class KeyConformance:
         await stand.store.add_keys([wrapped_key("first"), index], first=True)
         second = wrapped_key("second", NOW + 2.0)
         assert await stand.store.add_data_key(second, after="first")
-        assert not await stand.peer.add_data_key(wrapped_key("third", NOW + 3.0), after="first")
+        third = wrapped_key("third", NOW + 3.0)
+        assert not await stand.peer.add_data_key(third, after="first")
+        assert not await stand.peer.add_data_key(replace(third, kek="kek-2"), after="second")
         assert await stand.peer.get_keys() == [wrapped_key("first"), index, second]
 
     async def test_keys_are_rewrapped_all_or_none(self, stand: Stand) -> None:

@@ -204,6 +204,37 @@ async def test_keys_are_rewrapped_and_open_by_the_new_kek_alone(world: World) ->
     assert (await world.get(ALICE)).access_token  # it holds the opened keys
 
 
+async def test_a_new_key_is_opened_by_whom_the_others_are(world: World) -> None:
+    """Before and after all are wrapped by another KEK, and by whom that is not known no key is added."""
+    new = FileKek(b"N" * 32)
+    old = await KeyKeeper.open(world.store, [KEK], None)
+    both = await KeyKeeper.open(world.store, [new, KEK], None)
+    assert await both.add(world.clock(), after=both.keyring.active)
+    await old.refresh()
+    assert old.keyring.active == both.keyring.active
+    assert await both.rewrap() == 3
+    with pytest.raises(StoreUnavailable, match="is wrapped by KEK"):
+        await old.add(world.clock(), after=old.keyring.active)
+    assert await both.add(world.clock(), after=both.keyring.active)
+    await KeyKeeper.open(world.store, [new], None)
+
+
+async def test_a_key_that_is_added_while_all_are_rewrapped_is_wrapped_by_the_new_kek(world: World) -> None:
+    new = FileKek(b"N" * 32)
+
+    class Slow(FileKek):
+        def wrap(self, key: bytes, *, name: str) -> bytes:
+            asyncio.run_coroutine_threadsafe(rewrapping.rewrap(), loop).result(30)
+            return super().wrap(key, name=name)
+
+    loop = asyncio.get_running_loop()
+    rewrapping = await KeyKeeper.open(world.store, [new, KEK], None)
+    keys = await KeyKeeper.open(world.store, [new, Slow(b"K" * 32)], None)
+    assert await keys.add(world.clock(), after=keys.keyring.active)
+    assert {key.kek for key in await world.store.get_keys()} == {new.fingerprint}
+    assert len(keys.keyring.data_keys) == 2
+
+
 async def test_a_kek_that_does_not_open_the_keys_is_not_taken(world: World) -> None:
     keys = await KeyKeeper.open(world.store, [KEK], None)
     with pytest.raises(KeyringError, match="is wrapped by KEK"):

@@ -280,8 +280,8 @@ class MemoryStore:
 
     async def add_data_key(self, key: WrappedKey, *, after: str) -> bool:
         await self._turn()
-        data = [known.id for known in sorted(self.keys, key=_age) if known.purpose == "data"]
-        if data[-1:] != [after]:
+        data = [(known.id, known.kek) for known in sorted(self.keys, key=_age) if known.purpose == "data"]
+        if data[-1:] != [(after, key.kek)]:
             return False
         _refuse_known([key.id], {known.id for known in self.keys})
         self.keys.append(key)

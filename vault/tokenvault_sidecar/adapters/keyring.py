@@ -15,7 +15,12 @@ __all__ = ["KeyKeeper", "KeyringError", "new_key", "open_keyring", "read_kek", "
 
 
 class KeyKeeper:
-    """`core.ports.Keys`: the store's keys, opened in `keyring`. The first KEK wraps, any of them opens."""
+    """`core.ports.Keys`: the store's keys, opened in `keyring`. Any of the KEKs opens.
+
+    The first one wraps the first keys, and all in `rewrap`. A new key is wrapped
+    by what wraps the others: whoever opens those opens it too, so that sidecars
+    may be given a new KEK one after another.
+    """
 
     def __init__(self, store: Store, keks: Sequence[Kek], keyring: Keyring) -> None:
         self.keyring = keyring
@@ -61,18 +66,21 @@ class KeyKeeper:
                 return len(others)
 
     async def add(self, now: float, *, after: str) -> bool:
-        await self.refresh()
-        if self.keyring.active != after:
-            return False
-        newest = (await self._store.get_keys())[-1]
-        try:
-            # However the clock was set meanwhile, a new key is the newest.
-            key = await asyncio.to_thread(new_key, "data", self.keks[0], max(now, newest.created_at))
-        except KeyringError as error:
-            raise StoreUnavailable(f"no new key can be wrapped: {error}") from None
-        added = await self._store.add_data_key(key, after=after)
-        await self.refresh()
-        return added
+        while True:
+            await self.refresh()
+            if self.keyring.active != after:
+                return False
+            newest = (await self._store.get_keys())[-1]
+            try:
+                kek = _kek_of(newest, self.keks)
+                # However the clock was set meanwhile, a new key is the newest.
+                key = await asyncio.to_thread(new_key, "data", kek, max(now, newest.created_at))
+            except KeyringError as error:
+                raise StoreUnavailable(f"no new key can be wrapped: {error}") from None
+            if await self._store.add_data_key(key, after=after):
+                await self.refresh()
+                return True
+            # a peer has added one, or has just wrapped all of them anew
 
     async def _refresh(self) -> None:
         keys = [key for key in await self._store.get_keys() if key.purpose == "data"]
@@ -119,14 +127,22 @@ def _rewrap_one(key: WrappedKey, keks: Sequence[Kek]) -> WrappedKey:
 
 
 def _unwrap_one(key: WrappedKey, keks: Sequence[Kek]) -> bytes:
+    try:
+        return _kek_of(key, keks).unwrap(key.wrapped, name=key.id)
+    except CannotUnwrap:
+        raise _wrapped_by_another(key, keks) from None
+
+
+def _kek_of(key: WrappedKey, keks: Sequence[Kek]) -> Kek:
     for kek in keks:
         if kek.fingerprint == key.kek:
-            try:
-                return kek.unwrap(key.wrapped, name=key.id)
-            except CannotUnwrap:
-                break
+            return kek
+    raise _wrapped_by_another(key, keks)
+
+
+def _wrapped_by_another(key: WrappedKey, keks: Sequence[Kek]) -> KeyringError:
     given = " and ".join(kek.fingerprint for kek in keks)
-    raise KeyringError(
+    return KeyringError(
         f"the store's {key.purpose} key {key.id} is wrapped by KEK {key.kek}, "
         f"and the KEK given is {given}: give the KEK this store was made with, or was rewrapped by"
     )

@@ -13,7 +13,9 @@ from tokenvault_sidecar.adapters.statements import SEALED_SO
 from tokenvault_sidecar.core.ports import SealedRecord, WrappedKey
 
 SELECT_KEYS = "SELECT id, purpose, kek, wrapped, created_at, seals FROM keys ORDER BY created_at, number"
-_NEWEST_DATA_KEY = "SELECT id FROM keys WHERE purpose = 'data' ORDER BY created_at DESC, number DESC LIMIT 1"
+_NEWEST_DATA_KEY = (
+    "SELECT id, kek FROM keys WHERE purpose = 'data' ORDER BY created_at DESC, number DESC LIMIT 1"
+)
 
 # In each table in the order of its keys: that of its rows changes with them.
 SELECT_RECORDS = f"""
@@ -43,10 +45,10 @@ async def add(connection: Connection, keys: Sequence[WrappedKey], *, first: bool
 
 
 async def add_data(connection: Connection, key: WrappedKey, *, after: str) -> bool:
-    """Add it where `after` is the newest data key."""
+    """Add it where `after` is the newest data key, wrapped by the same KEK."""
     async with connection.transaction():
         await execute(connection, LOCK)
-        if await fetch(connection, _NEWEST_DATA_KEY) != [(after,)]:
+        if await fetch(connection, _NEWEST_DATA_KEY) != [(after, key.kek)]:
             return False
         await execute(connection, sql.INSERT_KEY, rows.key_values(key))
         return True

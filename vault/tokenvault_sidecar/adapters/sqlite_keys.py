@@ -9,7 +9,9 @@ from tokenvault_sidecar.adapters.statements import SEALED_SO
 from tokenvault_sidecar.core.ports import WrappedKey
 
 SELECT_KEYS = "SELECT id, purpose, kek, wrapped, created_at, seals FROM keys ORDER BY created_at, rowid"
-_NEWEST_DATA_KEY = "SELECT id FROM keys WHERE purpose = 'data' ORDER BY created_at DESC, rowid DESC LIMIT 1"
+_NEWEST_DATA_KEY = (
+    "SELECT id, kek FROM keys WHERE purpose = 'data' ORDER BY created_at DESC, rowid DESC LIMIT 1"
+)
 
 SELECT_RECORDS = f"""
     SELECT 'grants', key, brand, kind, version, sealed FROM grants WHERE {SEALED_SO}
@@ -32,10 +34,9 @@ def add(connection: Connection, keys: Sequence[WrappedKey], *, first: bool) -> b
 
 
 def add_data(connection: Connection, key: WrappedKey, *, after: str) -> bool:
-    """Add it where `after` is the newest data key."""
-    return connection.execute(_NEWEST_DATA_KEY).fetchall() == [(after,)] and add(
-        connection, [key], first=False
-    )
+    """Add it where `after` is the newest data key, wrapped by the same KEK."""
+    newest = connection.execute(_NEWEST_DATA_KEY).fetchall()
+    return newest == [(after, key.kek)] and add(connection, [key], first=False)
 
 
 def rewrap(connection: Connection, keys: Sequence[WrappedKey], *, were: Sequence[WrappedKey]) -> bool:

@@ -321,7 +321,7 @@ class Store(Protocol):
         """Add keys, all or none. With `first`: only where the store holds nothing yet, else False."""
 
     async def add_data_key(self, key: WrappedKey, *, after: str) -> bool:
-        """Add a data key, only where `after` is the newest one; False where it is not."""
+        """Add a data key, only where `after` is the newest one, wrapped by the same KEK; else False."""
 
     async def rewrap_keys(self, keys: Sequence[WrappedKey], *, were: Sequence[WrappedKey]) -> bool:
         """In one transaction: write each key's `kek` and `wrapped`.
