@@ -5,6 +5,8 @@ STUBS := client/python
 STAMP := .venv/.installed
 # Processes that share the files of tests: most of the tests' time is spent waiting.
 JOBS := 4
+# What Python compiles is kept, whatever the environment says: the tests start hundreds of processes.
+export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
 .PHONY: help install lock gen gen-check format lint test test-clients test-go test-java test-from-proto test-browser torture fuzz rotation bench bench-clients bench-start bench-scale demo run image-check clean
