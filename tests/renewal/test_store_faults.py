@@ -5,8 +5,8 @@ import json
 import resource
 import sys
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from tests.authserver.proxy import Fault, FaultProxy, held, status
 from tests.core.world import HandClock, World
 from tests.postgres.server import PostgresServer
 from tests.renewal.seeding import BRAND, LIFE, Seeder, log_in, seeding
-from tests.renewal.sidecars import endpoints, running, server_of, tune
+from tests.renewal.sidecars import Running, endpoints, running, server_of, tune
 from tests.running import SidecarProcess, make_config
 from tokenvault_sidecar.adapters.clock import read_boot_id
 from tokenvault_sidecar.adapters.sqlite import SqliteStore
@@ -110,31 +110,37 @@ async def sqlite(path: Path) -> AsyncIterator[Faulty]:
         yield
         writer.execute("PRAGMA max_page_count = 1000000").fetchall()
 
-    @asynccontextmanager
-    async def locked() -> AsyncIterator[None]:
-        """Another process holds the write lock: SQLITE_BUSY."""
-        process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "tests.adapters.store_process", "hold_lock", str(path),
-            stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
-        )  # fmt: skip
-        assert process.stdout is not None
-        try:
-            assert await asyncio.wait_for(process.stdout.readline(), WAIT) == b"locked\n"
-            yield
-            await asyncio.wait_for(process.communicate(b"enough\n"), WAIT)
-        finally:
-            if process.returncode is None:
-                process.kill()
-                await process.wait()
+    def locked() -> AbstractAsyncContextManager[None]:
+        return another_writes(path)
 
     yield Faulty(store, full, locked, lease_clock.advance)
     await store.close()
 
 
-_REFUSE = """
+@asynccontextmanager
+async def another_writes(path: Path) -> AsyncIterator[None]:
+    """Another process holds the file's write lock: SQLITE_BUSY."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "tests.adapters.store_process", "hold_lock", str(path),
+        stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    assert process.stdout is not None
+    try:
+        assert await asyncio.wait_for(process.stdout.readline(), WAIT) == b"locked\n"
+        yield
+        await asyncio.wait_for(process.communicate(b"enough\n"), WAIT)
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+
+
+REFUSE = """
     CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS
     $$ BEGIN RAISE 'no room' USING ERRCODE = 'disk_full'; END $$
 """
+NO_ROOM = "CREATE TRIGGER no_room BEFORE INSERT OR UPDATE ON grants EXECUTE FUNCTION refuse()"
+ROOM = "DROP TRIGGER no_room ON grants"
 
 
 @asynccontextmanager
@@ -142,17 +148,14 @@ async def postgres(server: PostgresServer) -> AsyncIterator[Faulty]:
     """Its disk is really full in `test_database_disk.py`."""
     settings = server.settings(server.create_database())
     server.sql(f"ALTER DATABASE {settings.database} SET lock_timeout = '50ms'")
-    server.sql(_REFUSE, settings.database)
+    server.sql(REFUSE, settings.database)
 
     @asynccontextmanager
     async def full() -> AsyncIterator[None]:
         """Rows are not written for want of room."""
-        server.sql(
-            "CREATE TRIGGER no_room BEFORE INSERT OR UPDATE ON grants EXECUTE FUNCTION refuse()",
-            settings.database,
-        )
+        server.sql(NO_ROOM, settings.database)
         yield
-        server.sql("DROP TRIGGER no_room ON grants", settings.database)
+        server.sql(ROOM, settings.database)
 
     @asynccontextmanager
     async def locked() -> AsyncIterator[None]:
@@ -309,7 +312,7 @@ async def fail_unnoted(place: Place, fault: Fault) -> None:
 async def test_a_process_whose_disk_fails(
     tmp_path: Path, start_provider: StartProvider, fault_proxy: FaultProxy, ends: bool
 ) -> None:
-    """An I/O error or full disk of the whole process: its files may not grow (RLIMIT_FSIZE)."""
+    """An I/O error or full disk of the whole process."""
     provider = start_provider(registrations=[clients.BASIC])
     fault_proxy.forward_to(provider.port)
     config = make_config(tmp_path / "vault", provider, clients.BASIC)
@@ -322,16 +325,13 @@ async def test_a_process_whose_disk_fails(
     async with running(config) as sidecar:
         reader = asyncio.create_task(sidecar.bot.get_token(BRAND, consumer="alice"))
         await fault_proxy.until_acted(1)
-        log = config.with_name("tokenvault.db-wal")
-        unlimited = resource.prlimit(sidecar.process.pid, resource.RLIMIT_FSIZE)
-        resource.prlimit(sidecar.process.pid, resource.RLIMIT_FSIZE, (log.stat().st_size, unlimited[1]))
-        released.set()
-        await logged(sidecar.process, "renewal_unsaved")
-        assert not reader.done()
-        end = asyncio.create_task(asyncio.to_thread(sidecar.process.stop)) if ends else None
-        if ends:
-            await logged(sidecar.process, "stopping")
-        resource.prlimit(sidecar.process.pid, resource.RLIMIT_FSIZE, unlimited)
+        with growing_no_file(config, sidecar):
+            released.set()
+            await logged(sidecar.process, "renewal_unsaved")
+            assert not reader.done()
+            end = asyncio.create_task(asyncio.to_thread(sidecar.process.stop)) if ends else None
+            if ends:
+                await logged(sidecar.process, "stopping")
         token = await reader
         if end:
             assert await end == 0
@@ -340,6 +340,20 @@ async def test_a_process_whose_disk_fails(
     assert stored.token_version == token.token_version
     (redemption,) = provider.token_requests(grant_type="refresh_token")
     assert redemption.access_token == sha256(stored.access_token)
+
+
+@contextmanager
+def growing_no_file(config: Path, *sidecars: Running) -> Iterator[None]:
+    """These processes' files may not grow (RLIMIT_FSIZE): SQLite's log is the longest."""
+    size = config.with_name("tokenvault.db-wal").stat().st_size
+    unlimited = resource.getrlimit(resource.RLIMIT_FSIZE)
+    for sidecar in sidecars:
+        resource.prlimit(sidecar.process.pid, resource.RLIMIT_FSIZE, (size, unlimited[1]))
+    try:
+        yield
+    finally:
+        for sidecar in sidecars:
+            resource.prlimit(sidecar.process.pid, resource.RLIMIT_FSIZE, unlimited)
 
 
 async def logged(process: SidecarProcess, event: str) -> None:
