@@ -10,7 +10,7 @@ from tests.bench.processes import LoadProcess, Server
 
 @dataclass(frozen=True)
 class Subject:
-    """One side of a comparison. `grants`: as in `Round`. A plan's rate is that of each of its `workers`."""
+    """One side of a comparison. `grants`: as in `Round`."""
 
     name: str
     server: Server
@@ -21,7 +21,10 @@ class Subject:
 
 @dataclass(frozen=True)
 class Plan:
-    """How many rounds of each side, each of how many seconds; at which rate, on how many connections."""
+    """How many rounds of each side, each of how many seconds, on how many connections.
+
+    `rate`: as in `Round`, but of each worker.
+    """
 
     rounds: int
     seconds: float

@@ -40,18 +40,28 @@ def brand() -> Brand:
 
 
 class Store(MemoryStore):
-    """Where it is `untold`, it does once more what it is asked, goes down, and says that it could not."""
+    """Where it is `untold`, it does once more what it is asked, goes down, and says that it could not.
+
+    Where it is `full`, it can be read, but no delegation's end be written.
+    """
 
     untold = False
+    full = False
 
     async def put_grant(self, row: GrantRow, **given: Any) -> bool:
         return self._tell(await super().put_grant(row, **given))
 
     async def change_taken(self, row: DelegationRow, **given: Any) -> bool:
+        self._room()
         return self._tell(await super().change_taken(row, **given))
 
     async def set_outcome(self, row: OutcomeRow) -> bool:
+        self._room()
         return self._tell(await super().set_outcome(row))
+
+    def _room(self) -> None:
+        if self.full:
+            raise StoreUnavailable("the disk is full", retry_after=1.0)
 
     def _tell(self, done: bool) -> bool:
         if self.untold:
@@ -265,6 +275,47 @@ async def test_a_store_that_went_away_while_it_was_told(world: World, store: Sto
     store.down = False
     await world.settle()
     assert (await show(sibling(world), response)).subject == "alice"
+
+
+@brands
+async def test_what_could_not_be_told_is_told_once(world: World, store: Store) -> None:
+    """Nothing waits to have it told again, where it was not told."""
+    response = world.server.login(await world.challenge(ALICE))
+    world.delegations.not_heard(response, await show(world, response))
+    await world.settle()
+    store.full = True
+    for _ in range(5):
+        with pytest.raises(StoreUnavailable):
+            await show(world, response)
+        await world.settle()
+    store.full = False
+    assert (await show(sibling(world), response)).subject == "alice"
+    await world.settle()
+    with pytest.raises(StateNotFound):
+        await show(world, response)
+
+
+@brands
+async def test_who_was_told_since_is_not_told_again_for_who_was_not(world: World) -> None:
+    response = world.server.login(await world.challenge(ALICE))
+    first = await show(world, response)
+    world.delegations.not_heard(response, first)
+    await world.settle()
+    await show(world, response)
+    world.delegations.not_heard(response, first)
+    await world.settle()
+    with pytest.raises(StateNotFound):
+        await show(world, response)
+
+
+@pytest.mark.parametrize("brand", [GUARDED])
+async def test_no_code_is_told_that_is_worth_nothing_any_more(world: World) -> None:
+    response = world.server.login(await world.challenge(ALICE))
+    world.delegations.not_heard(response, await show(world, response))
+    await world.settle()
+    world.clock.advance(GUARDED.delegation_lifetime + 1)
+    with pytest.raises(StateNotFound):
+        await show(world, response)
 
 
 @pytest.mark.parametrize("brand", [GUARDED])

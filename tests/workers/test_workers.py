@@ -7,7 +7,7 @@ import os
 import signal
 import socket
 from collections.abc import AsyncIterator, Mapping
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from urllib.parse import urlencode
 
@@ -115,7 +115,11 @@ async def test_workers_run_as_batch_work_in_all_their_threads(config: Path) -> N
 
 
 def _policies(pid: int) -> list[int]:
-    return [os.sched_getscheduler(int(thread.name)) for thread in Path(f"/proc/{pid}/task").iterdir()]
+    found = []
+    for thread in Path(f"/proc/{pid}/task").iterdir():
+        with suppress(ProcessLookupError):  # it has ended since
+            found.append(os.sched_getscheduler(int(thread.name)))
+    return found
 
 
 def _come_back(place: str, query: dict[str, str]) -> int:

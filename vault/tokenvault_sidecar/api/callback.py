@@ -12,11 +12,10 @@ one that no browser waits for any more is shown to the next.
 """
 
 import asyncio
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 from urllib.parse import parse_qsl
 
-import grpc
 import structlog
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
@@ -134,11 +133,13 @@ class Callback:
 
         try:
             answer = requests.authorization_response(await _parameters(request))
-            returning = self._delegations.returned(answer, brand=brand, permit=permit)
-            done = await _unless_left(request, returning)
-            if done is None:
-                self._note(call, grpc.StatusCode.CANCELLED.name)
-                return Face.WAIT, None
+            leaving = asyncio.create_task(_leave(request))
+            try:
+                done = await self._delegations.returned(answer, brand=brand, permit=permit)
+                if leaving.done():
+                    self._delegations.not_heard(answer, done)
+            finally:
+                leaving.cancel()
             locked = done.confirmation is not None
             self._note(call, Reason.CONFIRMATION_REQUIRED.value if locked else "OK")
             return Face.CODE if locked else Face.DONE, done
@@ -173,31 +174,19 @@ def _face(error: VaultError) -> Face:
     return Face.WRONG
 
 
-async def _unless_left(request: Request, returning: Coroutine[Any, Any, Delegated]) -> Delegated | None:
-    """What comes of it; None where the browser goes away before: then nobody is told."""
-
-    async def leave() -> None:
-        while (await request.receive())["type"] != "http.disconnect":
-            pass
-
-    told, left = asyncio.ensure_future(returning), asyncio.ensure_future(leave())
-    try:
-        await asyncio.wait({told, left}, return_when=asyncio.FIRST_COMPLETED)
-        return told.result() if told.done() else None
-    finally:
-        told.cancel()
-        left.cancel()
+async def _leave(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
 
 
 async def _parameters(request: Request) -> pb.CompleteDelegationRequest:
     """What came, in the query or by form_post (OAuth 2.0 Form Post Response Mode). Raises InvalidRequest."""
-    body = await _body(request)  # a GET's, too: until it was read nobody knows whether the browser is gone
     if request.method == "GET":
         text = request.scope["query_string"]
     elif request.headers.get("content-type", "").partition(";")[0].strip().lower() != _FORM:
         raise InvalidRequest("request", "is no form")
     else:
-        text = body
+        text = await _body(request)
     try:
         pairs = parse_qsl(text.decode("ascii"), keep_blank_values=True, max_num_fields=32)
     except ValueError:

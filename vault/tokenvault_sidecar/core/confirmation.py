@@ -36,7 +36,7 @@ from tokenvault_sidecar.core.model import (
     Secret,
 )
 from tokenvault_sidecar.core.outcomes import Outcomes
-from tokenvault_sidecar.core.ports import Completion, DelegationRow
+from tokenvault_sidecar.core.ports import Completion, DelegationRow, OutcomeRow
 from tokenvault_sidecar.core.revocation import Revoker
 from tokenvault_sidecar.core.vault import Vault
 
@@ -92,12 +92,14 @@ class Confirmations:
                 self._vault.events("confirmation", brand=grant.brand, outcome="shown")
                 return
 
-    async def show(self, outcome: Outcome, response: bytes) -> Delegated:
-        """The code, once, for who has shown the response of this hash.
+    async def show(self, outcome: Outcome, response: bytes, told: OutcomeRow) -> Delegated:
+        """The code, once, for who has shown the response of this hash; `told` notes it.
 
         Raises StateNotFound, StoreUnavailable.
         """
         code = self._code(response)
+        if outcome.expires_at <= self._vault.clock():
+            raise state_not_found()
         while taken := await self._vault.store.get_taken(outcome.delegation_key):
             held = await self._vault.open_held(taken)
             if not hmac.compare_digest(held.code, self._hash(outcome.delegation_id, code)):
@@ -106,30 +108,30 @@ class Confirmations:
             if latest is None or latest.untold != response:  # another was told meanwhile
                 break
             if await self._vault.store.change_taken(
-                self._vault.sealer.seal_held(taken, held),
-                was=taken.sealed,
-                outcome=self._outcomes.told(outcome),
+                self._vault.sealer.seal_held(taken, held), was=taken.sealed, outcome=told
             ):
                 confirmation = Confirmation(code, outcome.expires_at)
                 return replace(delegated(outcome.context, held.grant), confirmation=confirmation)
         raise state_not_found()
 
-    async def let_again(self, delegation_id: str, response: bytes) -> None:
+    async def let_again(self, delegation_id: str, response: bytes, told: bytes | None) -> None:
         """Have what came of it told once more to who shows the response of this hash.
 
-        Not over what it has come to meanwhile. Raises StoreUnavailable.
+        Only while its row is sealed as `told`: not where that was never noted, or it was told since, or
+        has gone on. Raises StoreUnavailable.
         """
-        while outcome := await self._outcomes.get(delegation_id):
-            row = self._outcomes.untold(outcome, response)
+        key = self._vault.sealer.outcome_key(delegation_id)
+        while (row := await self._vault.store.get_outcome(key)) and row.sealed == told:
+            outcome = await self._vault.open_outcome(row)
+            again = self._outcomes.untold(outcome, response)
             if outcome.status is not DelegationStatus.AWAITING_CONFIRMATION:
-                if outcome.delegated:
-                    await self._vault.store.set_outcome(row)
+                await self._vault.store.set_outcome(again)
                 return
             taken = await self._vault.store.get_taken(outcome.delegation_key)
-            if taken is None:  # confirmed, or void: nobody waits for the code
+            if taken is None:  # it goes on just now, or is purged
                 return
             held = self._vault.sealer.seal_held(taken, await self._vault.open_held(taken))
-            if await self._vault.store.change_taken(held, was=taken.sealed, outcome=row):
+            if await self._vault.store.change_taken(held, was=taken.sealed, outcome=again):
                 return
 
     async def confirm(

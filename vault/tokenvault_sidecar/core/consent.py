@@ -58,6 +58,8 @@ class Consent:
         rows = await store.latest_outcomes(key, after=now + KEPT, limit=MOST)
         for row in rows:
             outcome = await self._vault.open_outcome(row)
+            if outcome.expires_at <= now:  # a row that was written later than that
+                continue
             if outcome.status is DelegationStatus.AWAITING_CONFIRMATION and outcome.caller == request.caller:
                 raise ConfirmationRequired(
                     f"the consumer has logged in to brand {brand.id!r}: ask for the confirmation code they "

@@ -4,7 +4,7 @@ import asyncio
 import base64
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from tokenvault_sidecar.core import challenges
@@ -156,11 +156,13 @@ class Delegations:
 
     def not_heard(self, response: AuthorizationResponse, done: Delegated) -> None:
         """What came of this response did not reach who showed it: it is told once more."""
-        self._let_again(self._vault.sealer.delegation_id(response.state), self._hash(response), done.brand)
+        delegation_id = self._vault.sealer.delegation_id(response.state)
+        self._let_again(delegation_id, self._hash(response), done.told, done.brand)
 
-    def _let_again(self, delegation_id: str, response: bytes, brand: str) -> None:
-        write = partial(self.confirmations.let_again, delegation_id, response)
-        self._vault.background.spawn(self._vault.insist(write, event=UNSAVED, brand=brand), "delegation")
+    def _let_again(self, delegation_id: str, response: bytes, told: bytes | None, brand: str) -> None:
+        write = partial(self.confirmations.let_again, delegation_id, response, told)
+        work = self._vault.insist(write, event="outcome_unsaved", brand=brand)
+        self._vault.background.spawn(work, "delegation")
 
     def _hash(self, response: AuthorizationResponse) -> bytes:
         return self._vault.sealer.response_hash(response.state, response.code or Secret(""))
@@ -220,20 +222,18 @@ class Delegations:
         """What came of it, told once: to who is still there."""
         if outcome is None or not shown.led_to(outcome) or shown.unanswered:
             raise state_not_found()
-        if outcome.status is DelegationStatus.AWAITING_CONFIRMATION:
-            telling = self.confirmations.show(outcome, shown.response)
-        else:
-            telling = self._delegated(outcome)
+        told = self.outcomes.told(outcome)
         try:
-            return await telling
-        except StoreUnavailable:  # it may have noted that it was told
-            self._let_again(outcome.delegation_id, shown.response, outcome.brand)
+            if outcome.status is DelegationStatus.AWAITING_CONFIRMATION:
+                done = await self.confirmations.show(outcome, shown.response, told)
+            elif outcome.delegated and await self._vault.store.set_outcome(told):
+                done = outcome.delegated
+            else:
+                raise state_not_found()
+        except StoreUnavailable:  # it may have been noted, all the same
+            self._let_again(outcome.delegation_id, shown.response, told.sealed, outcome.brand)
             raise
-
-    async def _delegated(self, outcome: Outcome) -> Delegated:
-        if outcome.delegated and await self._vault.store.set_outcome(self.outcomes.told(outcome)):
-            return outcome.delegated
-        raise state_not_found()
+        return replace(done, told=told.sealed)
 
     async def _keep(
         self, taken: bytes, delegation: Delegation, grant: Grant, brand: Brand, response: bytes

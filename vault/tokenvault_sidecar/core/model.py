@@ -153,7 +153,10 @@ class Held:
 
 @dataclass(frozen=True, slots=True)
 class Delegated:
-    """What the consumer has delegated: under lock, where `confirmation` is there."""
+    """What the consumer has delegated: under lock, where `confirmation` is there.
+
+    `told`: of one telling, by which it is known again where that was not heard.
+    """
 
     brand: str
     context: Context
@@ -162,6 +165,7 @@ class Delegated:
     access_token_expires_at: float | None
     session_ends_at: float | None
     confirmation: Confirmation | None = None
+    told: bytes | None = field(default=None, repr=False, compare=False)
 
 
 class DelegationStatus(StrEnum):

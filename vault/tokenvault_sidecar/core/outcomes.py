@@ -107,9 +107,10 @@ class Outcomes:
         """Note that it came to nothing, and end the taken row; where the store is away, once it is back."""
         denied = isinstance(error, AuthorizationDenied)
         status = DelegationStatus.DENIED if denied else DelegationStatus.FAILED
-        row = self._row(replace(_outcome(key, delegation), status=status, reason=error.reason))
+        outcome = replace(_outcome(key, delegation), status=status, reason=error.reason)
 
         async def end() -> None:
+            row = self._row(outcome)
             while taken := await self._vault.store.get_taken(key):
                 if await self._vault.store.end_taken(taken, outcome=row):
                     break

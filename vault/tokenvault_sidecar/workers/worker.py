@@ -74,13 +74,13 @@ class Worker:
 
 
 def _as_batch_work() -> None:
-    """Have no thread of this process interrupt another one when it is woken (Linux's SCHED_BATCH).
+    """Have no thread of this process interrupt what runs when it is woken (Linux's SCHED_BATCH).
 
     A call is handed through several threads of gRPC's. Where workers fill
     their cores, each interruption costs a change of context and what the
-    cache held: a tenth and more of a call. Elsewhere this changes little;
-    where it may not be asked for, nothing.
+    cache held: a tenth of a call. Not where who started us chose otherwise,
+    or forbids it.
     """
-    if hasattr(os, "SCHED_BATCH"):
+    if hasattr(os, "SCHED_BATCH") and os.sched_getscheduler(0) == os.SCHED_OTHER:
         with suppress(OSError):
             os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))

@@ -102,9 +102,9 @@ class TokenVaultServicer:
         STORE_UNAVAILABLE, and where no answer came, the same response may be sent
         again, to whichever sidecar on the store: a code that was not used is used
         then, what it was exchanged for is kept until the store takes it and told
-        then, and an answer of the authorization server that was lost is
-        STATE_NOT_FOUND. No code is exchanged twice. On any other failure nothing is
-        stored.
+        then, and an answer that was lost on its way, the authorization server's or
+        the sidecar's own, is STATE_NOT_FOUND. No code is exchanged twice. On any
+        other failure nothing is stored.
 
         Callers: only the caller that started the delegation.
 

@@ -73,9 +73,9 @@ class TokenVaultStub:
     STORE_UNAVAILABLE, and where no answer came, the same response may be sent
     again, to whichever sidecar on the store: a code that was not used is used
     then, what it was exchanged for is kept until the store takes it and told
-    then, and an answer of the authorization server that was lost is
-    STATE_NOT_FOUND. No code is exchanged twice. On any other failure nothing is
-    stored.
+    then, and an answer that was lost on its way, the authorization server's or
+    the sidecar's own, is STATE_NOT_FOUND. No code is exchanged twice. On any
+    other failure nothing is stored.
 
     Callers: only the caller that started the delegation.
 
@@ -184,9 +184,9 @@ class TokenVaultAsyncStub(TokenVaultStub):
     STORE_UNAVAILABLE, and where no answer came, the same response may be sent
     again, to whichever sidecar on the store: a code that was not used is used
     then, what it was exchanged for is kept until the store takes it and told
-    then, and an answer of the authorization server that was lost is
-    STATE_NOT_FOUND. No code is exchanged twice. On any other failure nothing is
-    stored.
+    then, and an answer that was lost on its way, the authorization server's or
+    the sidecar's own, is STATE_NOT_FOUND. No code is exchanged twice. On any
+    other failure nothing is stored.
 
     Callers: only the caller that started the delegation.
 
@@ -304,9 +304,9 @@ class TokenVaultServicer(metaclass=abc_1.ABCMeta):
         STORE_UNAVAILABLE, and where no answer came, the same response may be sent
         again, to whichever sidecar on the store: a code that was not used is used
         then, what it was exchanged for is kept until the store takes it and told
-        then, and an answer of the authorization server that was lost is
-        STATE_NOT_FOUND. No code is exchanged twice. On any other failure nothing is
-        stored.
+        then, and an answer that was lost on its way, the authorization server's or
+        the sidecar's own, is STATE_NOT_FOUND. No code is exchanged twice. On any
+        other failure nothing is stored.
 
         Callers: only the caller that started the delegation.
 
