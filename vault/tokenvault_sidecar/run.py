@@ -63,6 +63,7 @@ async def _serve(begun: Beginning, worker: Worker | None) -> int:
         loop.add_signal_handler(signal.SIGHUP, changed.set)
     sidecar = await Sidecar.start(begun.config, LogEvents(), worker.share if worker else None)
     gc.freeze()  # what is here now stays: looking through it again would stop every call for some 20 ms
+    gc.set_threshold(700)  # Python's own: until here there was little for it to find
     _log.info(
         "ready",
         listening=sidecar.addresses,
