@@ -262,6 +262,30 @@ async def test_a_sidecar_that_comes_meanwhile_is_seen_before_the_keys_are_there(
     assert await target.content() == await source.content()
 
 
+async def test_keys_that_are_wrapped_anew_meanwhile_are_not_copied_as_they_were(
+    places: tuple[Place, Place],
+) -> None:
+    source, target = places
+    await fill(source)
+    settings = source.of
+    if not isinstance(settings, PostgresSettings):
+        return  # a file is locked
+
+    def rewrap(_: int) -> None:
+        with psycopg.connect(**parameters(settings)) as connection:
+            connection.execute("UPDATE keys SET kek = 'another'")
+
+    def work() -> None:
+        with source.end(make=False) as one, target.end() as other:
+            with pytest.raises(CopyError, match="its keys were changed meanwhile: copy again"):
+                copy(one, other, rewrap)
+            assert not other.wrapped_keys()
+
+    await asyncio.to_thread(work)
+    await copy_all(source, target)
+    assert await target.content() == await source.content()
+
+
 async def copied(source: Place, target: Place) -> bool:
     """Whether it could be made."""
     try:

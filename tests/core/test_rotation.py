@@ -219,6 +219,18 @@ async def test_a_new_key_is_opened_by_whom_the_others_are(world: World) -> None:
     await KeyKeeper.open(world.store, [new], None)
 
 
+async def test_a_rotation_that_has_to_wait_says_why(world: World) -> None:
+    """Nothing else does: what is stored is opened and sealed as before."""
+    both = await KeyKeeper.open(world.store, [FileKek(b"N" * 32), KEK], None)
+    await both.rewrap()
+    with pytest.raises(StoreUnavailable):
+        await world.rotation.begin()
+    (problem,) = (facts["problem"] for event, facts in world.events.events if event == "rotation_waits")
+    assert f"the KEK given is {KEK.fingerprint}" in str(problem)
+    await world.delegate(ALICE)
+    assert (await world.get(ALICE)).access_token
+
+
 async def test_a_key_that_is_added_while_all_are_rewrapped_is_wrapped_by_the_new_kek(world: World) -> None:
     new = FileKek(b"N" * 32)
 

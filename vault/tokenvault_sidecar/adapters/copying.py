@@ -110,6 +110,8 @@ def copy(source: End, target: End, progress: Callable[[int], None]) -> int:
     with target.transaction():
         if target.wrapped_keys():
             raise CopyError(f"{target.name}: a sidecar has begun to serve it: stop it, and name an empty one")
+        if source.wrapped_keys() != keys:
+            raise CopyError(f"{source.name}: its keys were changed meanwhile: copy again")
         for key in keys:
             target.execute(sql.INSERT_KEY, rows.key_values(key))
     if target.wrapped_keys() != keys:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from tokenvault_sidecar.adapters.kek import KEY_BYTES, CannotUnwrap, Kek, KeyringError, read_kek
-from tokenvault_sidecar.core.errors import StoreUnavailable
+from tokenvault_sidecar.core.errors import KeyUnwrappable, StoreUnavailable
 from tokenvault_sidecar.core.ports import Store, WrappedKey
 from tokenvault_sidecar.core.sealing import Keyring
 
@@ -70,13 +70,15 @@ class KeyKeeper:
             await self.refresh()
             if self.keyring.active != after:
                 return False
-            newest = (await self._store.get_keys())[-1]
+            newest = next((key for key in await self._store.get_keys() if key.id == after), None)
+            if newest is None:
+                return False
             try:
                 kek = _kek_of(newest, self.keks)
                 # However the clock was set meanwhile, a new key is the newest.
                 key = await asyncio.to_thread(new_key, "data", kek, max(now, newest.created_at))
             except KeyringError as error:
-                raise StoreUnavailable(f"no new key can be wrapped: {error}") from None
+                raise KeyUnwrappable(f"no new key can be wrapped: {error}") from None
             if await self._store.add_data_key(key, after=after):
                 await self.refresh()
                 return True

@@ -23,6 +23,7 @@ LEVELS: Final[Mapping[str, int]] = {
     "renewal foreign_subject": logging.ERROR,
     "renewal_unsaved": logging.ERROR,
     "revocation_given_up": logging.ERROR,
+    "rotation_waits": logging.ERROR,
     "unreadable_forgotten": logging.ERROR,
     "unreadable_kept": logging.ERROR,
     # it mends itself, or becomes one of those above

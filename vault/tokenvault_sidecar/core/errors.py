@@ -229,5 +229,9 @@ class StoreUnavailable(VaultError):
     retry_after = 1.0
 
 
+class KeyUnwrappable(StoreUnavailable):
+    """A new data key cannot be wrapped now: the KEK that wraps the others is away, or not given."""
+
+
 class InvalidGrant(Exception):
     """The authorization server refused a code or refresh token (RFC 6749 section 5.2, invalid_grant)."""

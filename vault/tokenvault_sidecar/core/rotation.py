@@ -9,7 +9,7 @@ long that no process can be at writing what the old one has sealed.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tokenvault_sidecar.core.errors import StoreUnavailable
+from tokenvault_sidecar.core.errors import KeyUnwrappable, StoreUnavailable
 from tokenvault_sidecar.core.ports import Clock, Events, Keys, SealedRecord, Store
 from tokenvault_sidecar.core.sealing import Sealer
 
@@ -51,7 +51,11 @@ class Rotation:
 
     async def _begin(self, *, after: str) -> bool:
         await self.save_count()
-        added = await self._keys.add(self._clock(), after=after)
+        try:
+            added = await self._keys.add(self._clock(), after=after)
+        except KeyUnwrappable as error:
+            self._events("rotation_waits", problem=error.message)
+            raise
         if added:
             self._events("data_key_added", key=self._keyring.active)
         return added
