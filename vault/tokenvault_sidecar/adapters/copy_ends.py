@@ -1,6 +1,7 @@
 """The two kinds of store as an end of a copy, held so that nobody serves them meanwhile."""
 
 import asyncio
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -17,6 +18,8 @@ from tokenvault_sidecar.adapters.sqlite_file import open_file
 from tokenvault_sidecar.adapters.stores import StoreOpenError
 
 _LOCK_TIMEOUT = 5.0
+_CLOSING = 2.0
+"""Seconds for which a database may still have connections that were closed, ours among them."""
 _OTHERS = """
     SELECT count(*) FROM pg_stat_activity
     WHERE datname = current_database() AND application_name = 'tokenvault' AND pid <> pg_backend_pid()
@@ -94,11 +97,17 @@ def postgres_end(name: str, settings: PostgresSettings, *, make: bool) -> Iterat
                     for row in rows:
                         stream.write_row(row)
 
-            def check() -> None:
-                ((others,),) = execute(_OTHERS, {})
-                if others:
-                    raise CopyError(f"{name}: {others} connections of sidecars are open: stop them first")
+            def others() -> int:
+                ((count,),) = execute(_OTHERS, {})
+                return int(count)
 
+            def check() -> None:
+                if count := others():
+                    raise CopyError(f"{name}: {count} connections of sidecars are open: stop them first")
+
+            until = time.monotonic() + _CLOSING
+            while others() and time.monotonic() < until:
+                time.sleep(0.05)
             check()
             yield End(name, execute, insert, transaction, "number", ' COLLATE "C"', check)
             check()
