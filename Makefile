@@ -62,7 +62,7 @@ lint: $(STAMP) ## ruff, mypy strict, import contracts, buf; the proto against th
 	@$(BIN)/python -m tests.tools.breaking
 
 test: $(STAMP) ## run the tests, a few files at a time; JOBS=0 for one after the other
-	$(BIN)/pytest -n $(JOBS) --dist loadfile
+	$(BIN)/pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
 test-clients: $(STAMP) ## play one scenario with every language's client: a table of language × step
 	@$(BIN)/python -m tests.clients
@@ -79,13 +79,15 @@ test-from-proto: $(STAMP) ## the C++ and Rust programs of client/README.md, wher
 test-browser: $(STAMP) ## the callback page in a real Chromium (/usr/bin/chromium); pictures in build/browser
 	$(BIN)/python -m pytest tests/browser/chromium.py
 
-torture: $(STAMP) ## kill sidecars 400 times while they renew, and count what is lost: about 12 minutes
+torture: $(STAMP) ## kill sidecars 400 times while they renew, and 150 times while they are written to: about 14 minutes
 	$(BIN)/python -m tests.torture
 	$(BIN)/python -m tests.torture --sidecars 3 --kills 100
 	$(BIN)/python -m tests.torture --store postgres --sidecars 4 --kills 100 --restarts 20
+	TOKENVAULT_KILLS=100 $(BIN)/python -m pytest tests/e2e/test_sigkill.py
 
-fuzz: $(STAMP) ## 50,000 calls of all kinds, 20,000 requests of browsers, and bytes that are none: about 10 minutes
+fuzz: $(STAMP) ## 50,000 calls of all kinds, 20,000 requests of browsers, bytes that are none, interleavings: about 12 minutes
 	TOKENVAULT_FUZZ_CALLS=50000 TOKENVAULT_FUZZ_REQUESTS=20000 $(BIN)/python -m pytest tests/fuzz tests/callback/test_listener.py
+	TOKENVAULT_EXAMPLES=2000 $(BIN)/python -m pytest tests/core/test_stateful.py
 
 rotation: $(STAMP) ## rotate a data key and seal 100,000 grants anew under 500 calls/s: about 2 minutes
 	$(BIN)/python -m tests.keys

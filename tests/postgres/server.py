@@ -89,6 +89,7 @@ class PostgresServer:
         self._process: subprocess.Popen[bytes] | None = None
         self._numbers = itertools.count()
         self._primary = standby_of
+        self._copied = ""
 
     def __enter__(self) -> Self:
         try:
@@ -107,6 +108,8 @@ class PostgresServer:
                 (self.data / "pg_hba.conf").write_text(_HBA + others)
                 self.start()
                 self.sql(f"CREATE ROLE tokenvault LOGIN PASSWORD '{PASSWORD}'")
+                if self._settings.get("fsync") == "off" and self._knows_strategies:
+                    self._copied = "STRATEGY file_copy"  # half the CPU, where nothing is synced
             else:
                 where = ["-h", self._primary.data, "-p", str(self._primary.port), "-U", "postgres"]
                 self._run([self._bin / "pg_basebackup", *where, "-D", self.data, "-R", "-X", "stream"])
@@ -209,7 +212,7 @@ class PostgresServer:
     def create_database(self) -> str:
         """A new, empty one, owned by the role "tokenvault"."""
         name = f"vault_{next(self._numbers)}"
-        self.sql(f"CREATE DATABASE {name} OWNER tokenvault")
+        self.sql(f"CREATE DATABASE {name} OWNER tokenvault {self._copied}")
         return name
 
     def sql(self, statement: str, database: str = "postgres", *values: Any) -> list[Any]:
@@ -241,6 +244,10 @@ class PostgresServer:
 
     def url(self, database: str) -> str:
         return f"postgresql://tokenvault@{self.address}:{self.port}/{database}"
+
+    @property
+    def _knows_strategies(self) -> bool:
+        return self.sql("SELECT current_setting('server_version_num')::int >= 150000") == [(True,)]
 
     def _family(self) -> list[int]:
         assert self._process is not None
