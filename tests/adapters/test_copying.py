@@ -58,20 +58,6 @@ class Place:
             else SqliteStore.open(self.of)
         )
 
-    async def close(self, store: ServedStore) -> None:
-        """And wait until the database has seen its connections go."""
-        await store.close()
-        if isinstance(self.of, PostgresSettings):
-            await eventually(lambda: asyncio.to_thread(self._is_left))
-
-    def _is_left(self) -> bool:
-        assert isinstance(self.of, PostgresSettings)
-        others = (
-            "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
-        )
-        with psycopg.connect(**parameters(self.of)) as connection:
-            return connection.execute(f"{others} AND backend_type = 'client backend'").fetchone() is None
-
     @contextmanager
     def end(self, *, make: bool = True) -> Iterator[End]:
         if isinstance(self.of, PostgresSettings):
@@ -130,7 +116,7 @@ async def fill(place: Place) -> None:
     await store.take_delegation(delegation_row(3).key)
     names = ("_b", "-a", "B", "a", "Z", "0", "ä")
     await store.add_revocations([replace(revocation_row(n), id=name) for n, name in enumerate(names)])
-    await place.close(store)
+    await store.close()
 
 
 async def copy_all(source: Place, target: Place, *, stop_after: int | None = None) -> int:
@@ -198,14 +184,14 @@ async def test_it_goes_on_where_it_was_stopped(places: tuple[Place, Place]) -> N
         half = await target.open()
         with pytest.raises(KeyringError, match="where copying to it was stopped, finish that"):
             await open_keyring(half, FileKek(bytes(32)), NOW)
-        await target.close(half)
+        await half.close()
         assert not (await target.content())["keys"], "it serves nobody yet"
     store = await source.open()
     await store.put_grant(grant_row(5, version="v2"), replaces="v1")
     assert await store.forget_context(row_key(10), version="v1")
     await store.put_grant(grant_row(1000), replaces=None)
     await store.drop_revocation("a")
-    await source.close(store)
+    await store.close()
     await copy_all(source, target)
     assert await target.content() == await source.content()
 
@@ -216,7 +202,7 @@ async def test_a_store_in_use_is_not_written_to(places: tuple[Place, Place]) -> 
     await copy_all(source, target)
     store = await target.open()
     await store.put_grant(grant_row(5, version="v2"), replaces="v1")
-    await target.close(store)
+    await store.close()
     with pytest.raises(CopyError, match="is a store in use: name an empty one, nothing was written"):
         await copy_all(source, target)
     store = await target.open()
@@ -230,7 +216,7 @@ async def test_what_is_no_store_is_not_copied(places: tuple[Place, Place]) -> No
     source, target = places
     with pytest.raises(CopyError, match=r"there is no such store|holds no store yet"):
         await copy_all(source, target)
-    await source.close(await source.open())
+    await (await source.open()).close()
     with pytest.raises(CopyError, match="holds no keys, so nothing to copy"):
         await copy_all(source, target)
 
@@ -245,7 +231,7 @@ async def test_nobody_serves_meanwhile(places: tuple[Place, Place], end: str) ->
         CopyError, match=r"a process has it open: stop the sidecar first|are open: stop them first"
     ):
         await copy_all(source, target)
-    await (source if end == "source" else target).close(served)
+    await served.close()
     await copy_all(source, target)
 
 
