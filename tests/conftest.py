@@ -29,7 +29,6 @@ LONGEST: Final = [
     "client/test_python_package.py",
     "fuzz/test_hostile_connections.py",
     "e2e/test_start.py",
-    "renewal/test_faults.py",
     "client/test_node.py",
     "renewal/test_consent_faults.py",
     "demo/test_keep.py",
