@@ -18,7 +18,7 @@ from tests.running import SidecarProcess
 from tokenvault import AsyncTokenVaultClient, GrantNotFound, VaultUnreachable
 from tokenvault_sidecar.config import load_config
 
-KILLS = int(os.environ.get("TOKENVAULT_KILLS", "20"))
+KILLS = int(os.environ.get("TOKENVAULT_KILLS", "50"))
 """`make torture` has more."""
 KILLS_ON_DATABASE = KILLS // 2
 VAULTS = 2

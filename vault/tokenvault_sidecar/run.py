@@ -1,7 +1,6 @@
 """The sidecar as a process: signals, files that change, and the exit status."""
 
 import asyncio
-import gc
 import signal
 import sys
 
@@ -14,7 +13,7 @@ from tokenvault_sidecar.adapters.logs import LogEvents
 from tokenvault_sidecar.adapters.stores import StoreOpenError
 from tokenvault_sidecar.api.tls import TlsFilesInvalid
 from tokenvault_sidecar.app import Sidecar
-from tokenvault_sidecar.beginning import CANNOT_START, Beginning, stamps, tell_ready
+from tokenvault_sidecar.beginning import CANNOT_START, Beginning, settle, stamps, tell_ready
 from tokenvault_sidecar.config import ConfigError, load_config
 from tokenvault_sidecar.core.errors import StoreUnavailable
 from tokenvault_sidecar.listening import CannotListen
@@ -62,8 +61,7 @@ async def _serve(begun: Beginning, worker: Worker | None) -> int:
             loop.add_signal_handler(name, stop)
         loop.add_signal_handler(signal.SIGHUP, changed.set)
     sidecar = await Sidecar.start(begun.config, LogEvents(), worker.share if worker else None)
-    gc.freeze()  # what is here now stays: looking through it again would stop every call for some 20 ms
-    gc.set_threshold(700)  # Python's own: until here there was little for it to find
+    settle()
     _log.info(
         "ready",
         listening=sidecar.addresses,

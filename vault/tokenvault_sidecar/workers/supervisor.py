@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import structlog
 
-from tokenvault_sidecar.beginning import CANNOT_START, Beginning, tell_ready
+from tokenvault_sidecar.beginning import CANNOT_START, Beginning, settle, tell_ready
 from tokenvault_sidecar.config import load_fixed
 from tokenvault_sidecar.listening import CannotListen, HeldPort, listen, not_listening
 from tokenvault_sidecar.ops.server import ops_server
@@ -51,6 +51,7 @@ def supervise(begun: Beginning) -> int:
     once. Raises ConfigError.
     """
     fixed = load_fixed(begun.file)
+    settle()
     try:
         return asyncio.run(_Supervisor(begun, fixed).run())
     except CannotListen as error:
