@@ -40,7 +40,7 @@ ALONE, TOGETHER = 1, 4
 """How many sidecars a grant is asked for at."""
 READERS = 2
 """At each of them."""
-AT_ONCE = 4
+AT_ONCE = 2
 """Grants whose readers begin at the same time: a back-off is shorter than this machine may be slow."""
 MIN_TTL = 300.0
 """More than is left of a token that is NEARLY over: a renewal is due, but the old one would serve."""
