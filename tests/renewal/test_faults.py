@@ -35,6 +35,8 @@ DEADLINE = 3.0
 NEVER = asyncio.Event()
 BACKED_OFF = 2.1
 """Seconds after which a first back-off (1 s at most) and the table's short Retry-After are over."""
+SOON = 0.5
+"""Seconds within which those who wait for an answer must see that there is none: the least first back-off."""
 EXPIRED, NEARLY = LIFE + 100, LIFE - 100
 ALONE, TOGETHER = 1, 4
 """How many sidecars a grant is asked for at."""
@@ -161,6 +163,7 @@ class Grant:
             for sidecar in sidecars:  # the same connection: when this is answered, those before it were heard
                 await sidecar.bot.get_token(BRAND, consumer="bystander")
             heard.set()
+            await asyncio.wait({reading}, timeout=SOON)  # lest those who begin next slow these down
         first = await reading
         acted = self.proxy.acted()
         await asyncio.sleep(BACKED_OFF)
