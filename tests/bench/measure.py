@@ -23,7 +23,7 @@ class Subject:
 class Plan:
     """How many rounds of each side, each of how many seconds, on how many connections.
 
-    `rate`: as in `Round`, but of each worker.
+    `rate`: as in `Round`, but of each of a side's `workers`.
     """
 
     rounds: int

@@ -104,6 +104,15 @@ async def answered_while_away(world: World, response: AuthorizationResponse) -> 
     return call
 
 
+async def not_heard(world: World) -> tuple[AuthorizationResponse, Delegated]:
+    """A login of Alice's, and what was told of it without being heard."""
+    response = world.server.login(await world.challenge(ALICE))
+    done = await show(world, response)
+    world.delegations.not_heard(response, done)
+    await world.settle()
+    return response, done
+
+
 async def insist(world: World, response: AuthorizationResponse) -> Delegated:
     """Show it again for as long as that is asked for."""
     async with asyncio.timeout(20):
@@ -233,10 +242,7 @@ async def test_one_who_went_away_may_show_it_again(world: World) -> None:
 
 @brands
 async def test_what_was_told_to_nobody_is_told_again_once(world: World) -> None:
-    response = world.server.login(await world.challenge(ALICE))
-    done = await show(world, response)
-    world.delegations.not_heard(response, done)
-    await world.settle()
+    response, done = await not_heard(world)
     assert await show(sibling(world), response) == done
     with pytest.raises(StateNotFound):
         await show(world, response)
@@ -266,9 +272,7 @@ async def test_one_who_goes_away_while_they_are_told_is_told_again(world: World,
 @brands
 async def test_a_store_that_went_away_while_it_was_told(world: World, store: Store) -> None:
     """Nobody can know whether it noted that."""
-    response = world.server.login(await world.challenge(ALICE))
-    world.delegations.not_heard(response, await show(world, response))
-    await world.settle()
+    response, _ = await not_heard(world)
     store.untold = True
     with pytest.raises(StoreUnavailable):
         await show(world, response)
@@ -280,9 +284,7 @@ async def test_a_store_that_went_away_while_it_was_told(world: World, store: Sto
 @brands
 async def test_what_could_not_be_told_is_told_once(world: World, store: Store) -> None:
     """Nothing waits to have it told again, where it was not told."""
-    response = world.server.login(await world.challenge(ALICE))
-    world.delegations.not_heard(response, await show(world, response))
-    await world.settle()
+    response, _ = await not_heard(world)
     store.full = True
     for _ in range(5):
         with pytest.raises(StoreUnavailable):
@@ -297,10 +299,7 @@ async def test_what_could_not_be_told_is_told_once(world: World, store: Store) -
 
 @brands
 async def test_who_was_told_since_is_not_told_again_for_who_was_not(world: World) -> None:
-    response = world.server.login(await world.challenge(ALICE))
-    first = await show(world, response)
-    world.delegations.not_heard(response, first)
-    await world.settle()
+    response, first = await not_heard(world)
     await show(world, response)
     world.delegations.not_heard(response, first)
     await world.settle()
@@ -310,9 +309,7 @@ async def test_who_was_told_since_is_not_told_again_for_who_was_not(world: World
 
 @pytest.mark.parametrize("brand", [GUARDED])
 async def test_no_code_is_told_that_is_worth_nothing_any_more(world: World) -> None:
-    response = world.server.login(await world.challenge(ALICE))
-    world.delegations.not_heard(response, await show(world, response))
-    await world.settle()
+    response, _ = await not_heard(world)
     world.clock.advance(GUARDED.delegation_lifetime + 1)
     with pytest.raises(StateNotFound):
         await show(world, response)

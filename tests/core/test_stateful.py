@@ -36,7 +36,7 @@ CONTEXTS = [
 ]
 contexts = st.sampled_from(CONTEXTS)
 which = st.integers(0, 1)
-EXAMPLES = int(os.environ.get("TOKENVAULT_EXAMPLES", "200"))
+EXAMPLES = int(os.environ.get("TOKENVAULT_EXAMPLES", "500"))
 """`make fuzz` has more."""
 some_ticks = st.sampled_from([0, 2, 15])
 

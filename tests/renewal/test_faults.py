@@ -3,8 +3,8 @@
 Every row of the table is played twice, on brands of their own: by a grant
 whose access token has expired, and by one whose token lives but has less life
 left than is asked for. That by readers at one sidecar, and by readers at four
-that share a store: all see the same. All of them are played at once, on each
-kind of store.
+that share a store: all see the same. On each kind of store, and by turns, two
+beginning at a time.
 """
 
 import asyncio

@@ -2,9 +2,8 @@
 
 import gc
 
-gc.set_threshold(
-    200_000
-)  # a tenth of the time to start: what is imported stays, so there is little to collect
+# A tenth of the time to start: what is imported stays, so there is little to collect.
+gc.set_threshold(200_000)
 
 from tokenvault_sidecar.cli import main  # noqa: E402
 

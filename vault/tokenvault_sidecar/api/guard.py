@@ -158,11 +158,11 @@ class Guard(grpc.aio.ServerInterceptor):
                     await self._pass()
                     if self._record is not None:
                         self._record(call, _OK)
+                    data = serialize(answer)
                 except BaseException:
                     if call.not_heard is not None:
                         call.not_heard()
                     raise
-                data = serialize(answer)
                 self._tell(call, _OK)
                 return data
             except asyncio.CancelledError:

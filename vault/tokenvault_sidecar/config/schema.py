@@ -96,7 +96,8 @@ class KeysTable(Table):
     )
     previous_kek_file: KekFilePath | None = Field(
         default=None,
-        description="The key-encryption key of before, while it is being changed: opens what it wrapped.",
+        description="The key-encryption key of before, while it is being changed: opens what it wrapped, and "
+        "wraps new keys until `tokenvault keys rewrap`.",
         examples=["old-kek"],
     )
     previous_kek: KekUri | None = Field(

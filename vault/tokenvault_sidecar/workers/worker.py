@@ -81,6 +81,7 @@ def _as_batch_work() -> None:
     cache held: a tenth of a call. Not where who started us chose otherwise,
     or forbids it.
     """
-    if hasattr(os, "SCHED_BATCH") and os.sched_getscheduler(0) == os.SCHED_OTHER:
+    if hasattr(os, "SCHED_BATCH"):
         with suppress(OSError):
-            os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+            if os.sched_getscheduler(0) == os.SCHED_OTHER:
+                os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
